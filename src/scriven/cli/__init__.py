@@ -54,7 +54,7 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
         "scriven.cli.verify_resume:verify_resume",
         "Check that resuming gives identical results on this machine.",
     ),
-    "export": ("scriven.cli.exchange:export", "Write a trained model for other programs: torch, or safetensors."),
+    "export": ("scriven.cli.exchange:export", "Write a trained model for other programs: torch, onnx, safetensors."),
     "compress": ("scriven.cli.compress:compress", "Compress a file without loss."),
     "decompress": ("scriven.cli.compress:decompress", "Restore a compressed file."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and show what is in one."),

@@ -15,12 +15,20 @@ if TYPE_CHECKING:
     from scriven.exchange.exported import ExportedModel
 
 To = Annotated[
-    Literal["torch", "safetensors"],
+    Literal["torch", "onnx", "safetensors"],
     Parameter(
         name="--to",
         help="torch: a folder with a state dict for torch's own modules, and a Python file that loads it without "
-        "Scriven. safetensors: a folder with weights, config.json and vocabulary for any program; docs/format.md "
-        "describes it",
+        "Scriven. onnx: one file for onnxruntime and others. safetensors: a folder with weights, config.json and "
+        "vocabulary for any program; docs/format.md describes it",
+    ),
+]
+Numbers = Annotated[
+    Literal["fp32", "int8"],
+    Parameter(
+        name="--precision",
+        help="onnx: number format of the matrices in the file. int8 takes about a quarter of the bytes; it is computed "
+        "in fp32",
     ),
 ]
 Loader = Annotated[
@@ -34,6 +42,7 @@ def export(
     *,
     to: To,
     output: Output = None,
+    precision: Numbers = "fp32",
     checkpoint: Which = "best",
     loader: Loader = False,
     as_json: Json = False,
@@ -46,7 +55,8 @@ def export(
     Parameters
     ----------
     output
-        folder to write; unless given, the name of the run and of the format, such as book-torch. Nothing is replaced
+        folder or file to write; unless given, the name of the run and of the format, such as book-torch, book.onnx or
+        book-int8.onnx. Nothing is replaced
     """
     from scriven.exchange.exported import read_exported
     from scriven.exchange.folders import loader_source
@@ -58,9 +68,11 @@ def export(
         return
     if not run:
         raise UsageError("scriven export needs run, the folder of the run, or its name if it is in runs/")
+    if precision != "fp32" and to != "onnx":
+        raise UsageError(f"--precision is for --to onnx, and {to} has fp32; drop --precision")
     model = read_exported(run, checkpoint)
-    target = output or Path(f"{model.run.path.resolve().name}-{to}")
-    difference = _write(model, to, target)
+    target = output or Path(model.run.path.resolve().name + _ending(to, precision))
+    difference = _write(model, to, target, precision)
     for each in model.notes:
         note(each)
     if as_json:
@@ -70,10 +82,20 @@ def export(
         put_path(target)
 
 
-def _write(model: ExportedModel, to: str, target: Path) -> float | None:
+def _ending(to: str, precision: str) -> str:
+    """Returns the end of the usual name of an export."""
+    if to != "onnx":
+        return f"-{to}"
+    return ".onnx" if precision == "fp32" else f"-{precision}.onnx"
+
+
+def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32", "int8"]) -> float | None:
     """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
     from scriven.exchange.folders import write_safetensors, write_torch
+    from scriven.exchange.onnx_graph import write_onnx
 
+    if to == "onnx":
+        return write_onnx(model, target, precision)
     if to == "torch":
         return write_torch(model, target)
     write_safetensors(model, target)

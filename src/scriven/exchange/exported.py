@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -125,18 +125,25 @@ class ExportedModel:
             )
         return found
 
-    def largest_difference(self, compute: Compute) -> float:
-        """Returns how far logits that `compute` gives are from Scriven's, for random symbols in two pieces.
+    def largest_difference(self, compute: Compute, rounded: Mapping[str, Float32s] | None = None) -> float:
+        """Returns how far logits that `compute` gives are from Scriven's, for random symbols read in two pieces.
 
-        Raises InputError if they are not the same up to rounding, so that no wrong export is ever left behind.
+        The difference is divided by the largest logit, if that is above 1. With weights that were `rounded`, by the
+        names of an export, they are compared with a network of these. Raises InputError if the logits differ by more
+        than rounding does, so that no wrong export is left behind.
         """
-        drawn = np.random.default_rng(0).integers(self.vocabulary.size, size=(CHECKED_STEPS, CHECKED_ROWS))
-        drawn[1] = self.vocabulary.unknown
+        network, symbols = self.network, self.vocabulary.size
+        if rounded is not None:
+            weights = {name: rounded[name.replace(".rnn.", ".")] for name in self.original}
+            network = NumpyNetwork(self.settings, self.vocabulary.size, weights)
+            symbols -= 1  # the row of `<unk>`, the mean of all others, is rounded too
+        drawn = np.random.default_rng(0).integers(symbols, size=(CHECKED_STEPS, CHECKED_ROWS))
+        drawn[0] = symbols - 1
         state: State | None = None
         other: Any = None
         largest = 0.0
         for ids in np.split(drawn, [CHECKED_STEPS // 3]):
-            wanted, state = self.network.read(ids, state, None)
+            wanted, state = network.read(ids, state, None)
             found, other = compute(ids, other)
             scale = max(1.0, float(np.abs(wanted).max()))
             largest = max(largest, float(np.abs(wanted - found).max()) / scale)
