@@ -91,9 +91,12 @@ def values_in(given: object) -> Iterator[str]:
 
 
 def positional(command: tuple[str, ...]) -> list[str]:
+    """What a command must be given: a word for each argument, and the first choice for each option."""
     arguments = collection_of(make_app(command), command)
-    needed = (each for each in arguments if each.field_info.is_positional and each.field_info.required)
-    return ["x" for argument in needed if not argument.name.startswith("-")]
+    needed = [each for each in arguments if each.field_info.required]
+    words = ["x" for each in needed if each.field_info.is_positional and not each.name.startswith("-")]
+    options = [each for each in needed if not each.field_info.is_positional and get_args(each.hint)]
+    return words + [f"{each.name}={get_args(each.hint)[0]}" for each in options]
 
 
 @pytest.mark.parametrize("command", list(commands()), ids=" ".join)

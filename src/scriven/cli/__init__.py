@@ -55,6 +55,8 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
         "Check that resuming gives identical results on this machine.",
     ),
     "export": ("scriven.cli.exchange:export", "Write a trained model for other programs: torch, onnx, safetensors."),
+    "pack": ("scriven.cli.exchange:pack", "Pack a trained model into one file to send."),
+    "unpack": ("scriven.cli.exchange:unpack", "Make a run of a packed file."),
     "compress": ("scriven.cli.compress:compress", "Compress a file without loss."),
     "decompress": ("scriven.cli.compress:decompress", "Restore a compressed file."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and show what is in one."),

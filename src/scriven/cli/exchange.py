@@ -1,4 +1,4 @@
-"""`scriven export`: a trained model for other programs."""
+"""`scriven export`: a trained model for other programs. `scriven pack` and `unpack`: a run as one file to send."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.common import Json, Output, RunFolder, Switch, Which, note, put_json, put_path
+from scriven.cli.common import Json, Mixing, Output, RunFolder, Switch, Which, note, path_given, put_json, put_path
 from scriven.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,3 +100,62 @@ def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32
         return write_torch(model, target)
     write_safetensors(model, target)
     return None
+
+
+def pack(
+    run: RunFolder,
+    /,
+    *,
+    output: Output = None,
+    checkpoint: Which = "best",
+    counts: Mixing = "auto",
+    as_json: Json = False,
+) -> None:
+    """Pack a trained model into one file to send. scriven unpack makes a run of it again, with the same losses.
+
+    The file has weights, vocabulary, settings, and the counts if the model is mixed with some. It has no text, no
+    sample, no log, no name of a file or folder of this machine, and not what resuming needs.
+
+    Parameters
+    ----------
+    output
+        file to write; unless given, the name of the run with .zip after it. Nothing is replaced
+    """
+    from scriven.exchange.packing import pack_run
+
+    target = output or Path(Path(run).resolve().name + ".zip")
+    packed = pack_run(run, target, checkpoint, counts)
+    if "counts" in packed.origin:
+        note(
+            "the counts of the training text are in the file, and passages of the text can be made out from them; "
+            "--counts none leaves them out"
+        )
+    _show(target, target.stat().st_size, as_json)
+
+
+def unpack(
+    file: Annotated[Path, Parameter(converter=path_given)], /, *, output: Output = None, as_json: Json = False
+) -> None:
+    """Make a run of a file that scriven pack wrote. A damaged or hostile file is refused, and leaves nothing behind.
+
+    Parameters
+    ----------
+    file
+        file to unpack
+    output
+        folder to make; unless given, the name of the file without its ending, in runs/. Nothing is replaced
+    """
+    from scriven.exchange.packing import unpack_run
+    from scriven.runs.folder import RUNS
+
+    target = output or RUNS / file.stem
+    unpack_run(file, target)
+    _show(target, file.stat().st_size, as_json)
+
+
+def _show(target: Path, size: int, as_json: bool) -> None:
+    """Prints the path that was made, with the size of the packed file in JSON."""
+    if as_json:
+        put_json({"path": str(target), "packed_bytes": size})
+    else:
+        put_path(target)

@@ -41,18 +41,18 @@ def zipped_text(source: TextSource, count_bytes: Callable[[int], None]) -> Itera
     assert source.path is not None  # standard input has no suffix
     kind = _docx if source.suffixes[0] == ".docx" else _epub
     with explain_errors(source.name, Exception, remote=isinstance(source.path, str)), open_file(source.path) as file:
-        _check_entries(file, source.name)
+        check_entries(file, source.name)
         with ZipFile(file) as archive:
             yield from kind(_Archive(archive, source.name))
         count_bytes(file.seek(0, 2))
 
 
-def _check_entries(file: IO[bytes], name: str) -> None:
+def check_entries(file: IO[bytes], name: str) -> None:
     """Raises InputError if the archive's list of files, which zipfile reads as a whole, would take much memory."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _LARGE_SIZE - _LARGE_PLACE_SIZE - _END_SIZE - (1 << 16)))
     if max(_listed_bytes(file.read()), default=0) > MOST_ENTRIES:
-        raise InputError(f"{name} has too many files in it to be a text; save it as plain text")
+        raise InputError(f"{name} has too many files in it to be what its name says; save it again")
     file.seek(0)
 
 

@@ -178,6 +178,8 @@ def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
         if text in (None, corpus.text_hash):
             return corpus
     texts = run.origin.get("texts", [])
+    if run.origin.get("packed"):
+        raise InputError(f"{run.path} was packed without its text (see scriven pack); give a text")
     if not texts or "-" in texts:
         raise InputError(f"the corpus of {run.path} is missing, and its text came from standard input; give a text")
     try:
