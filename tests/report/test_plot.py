@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fake_run import PER_STEP, make_evaluated, make_stepped, training
-from scriven.errors import InputError
+from scriven.errors import InputError, UsageError
 from scriven.events import Event
 from scriven.report.files import FilesReport, PlotReport
 from scriven.report.metrics import Metrics, read_metrics
@@ -98,6 +98,12 @@ def test_a_notebook_shows_the_ends_of_the_table(tmp_path: Path, events: list[Eve
 
 
 # --- the picture
+
+
+def test_a_name_of_another_kind_of_picture_is_refused(tmp_path: Path, events: list[Event]) -> None:
+    with pytest.raises(UsageError, match=r"both.png: the picture is SVG; give a name that ends in .svg"):
+        plot_losses([write(tmp_path, events)]).save(tmp_path / "both.png")
+    assert not (tmp_path / "both.png").exists()
 
 
 def test_the_picture_is_svg_and_nothing_else_is_left(tmp_path: Path, events: list[Event]) -> None:

@@ -322,4 +322,4 @@ def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path
     started = next(events)
     events.close()
     assert isinstance(started, Started)
-    assert any(note.startswith("The start took 36") for note in started.notes)
+    assert any(note.startswith("Reading the text and the first weights took 36") for note in started.notes)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.arrays import Float64s
-from scriven.errors import InputError
+from scriven.errors import InputError, UsageError
 from scriven.report import visible
 from scriven.report.metrics import COUNTED, Metrics
 from scriven.safe_files import ensure_regular, replace_file
@@ -61,7 +61,12 @@ class Plot:
         return self.svg
 
     def save(self, path: str | Path) -> Path:
-        """Writes the picture to a file, and returns its path. Raises OSError; InputError if it is no plain file."""
+        """Writes the picture to a file, and returns its path.
+
+        Raises OSError; UsageError if its name does not end in .svg; InputError if it is no plain file.
+        """
+        if Path(path).suffix.lower() != ".svg":
+            raise UsageError(f"{path}: the picture is SVG; give a name that ends in .svg")
         end = self.svg.index(">") + 1  # of the first tag
         file = ensure_regular(Path(path))
         replace_file(file, f"{self.svg[:end]}{STYLE}{self.svg[end:]}\n".encode())

@@ -11,6 +11,7 @@ from scriven.events import Compared, Evaluated, Finished, Loss, Started
 from scriven.report import describe_choices
 
 LEAST_READ = 0.005  # of the text, to be worth a word
+SHORT_DOCUMENT = 200  # characters, on average: people want several at once
 
 
 def introduction(event: Started) -> list[str]:
@@ -57,7 +58,9 @@ def next_commands(run: str, event: Finished) -> list[str]:
     """Returns commands to paste after training."""
     folder = shlex.quote(run)
     resume = [f"scriven train --resume -o {folder}"] if event.reason == "interrupted" else []
-    return [*resume, f"scriven sample {folder}", f"scriven score {folder} FILE", f"scriven serve {folder} --open"]
+    loss = event.best
+    ends = " --until-end --count 20" if loss.ends and loss.characters < SHORT_DOCUMENT * loss.ends else ""
+    return [*resume, f"scriven sample {folder}{ends}", f"scriven score {folder} FILE", f"scriven serve {folder} --open"]
 
 
 def kept_loss(finals: Sequence[Evaluated | Compared], best: Loss) -> Loss:

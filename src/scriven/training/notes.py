@@ -127,7 +127,7 @@ def advise(run: Run, settings: Settings, state: TrainingState, factor: float) ->
         flag = ["--model.dropout", f"{min(MOST_DROPOUT, settings.model.dropout + MORE_DROPOUT):g}"]
         way = "add more text of this kind, or train again with more dropout"
         return f"For a better model, {way}: {shlex.join([*again, *flag])}"
-    longer = max(1, round(2 * state.seconds / 60))
+    longer = math.ceil(2 * state.seconds / 60)  # in all
     resume = ["scriven", "train", "--resume", "-o", str(run.path), "--minutes", f"{longer}"]
     return f"For a better model, train for longer: {shlex.join(resume)}"
 
@@ -311,7 +311,8 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
         return notes
     if used > SLOW_START * left:
         notes.append(
-            f"The start took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains for longer."
+            f"Reading the text and the first weights took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger "
+            "--minutes trains for longer."
         )
     if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
         notes.append(

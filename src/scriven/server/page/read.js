@@ -8,13 +8,12 @@ import { unitAt } from "./hit_test.js";
 import { LineOrder, ORDERS } from "./line_order.js";
 import { nextCharacter, previousCharacter, startOfCharacter } from "./passages.js";
 import { levelNames, levelOf, ScoredText } from "./scored_text.js";
-import { isBinary, lineEndWarning } from "./text_checks.js";
+import { lineEndWarning, plainText } from "./text_checks.js";
 import { VirtualRows } from "./virtual_rows.js";
 
 const CONTEXT = 22; // UTF-16 code units shown on both sides of a surprising place
 const BEFORE = 20_000; // UTF-16 code units of the text before a place that decide its alternatives
 const CHANGES = "Choose one to put it there. The text is then read again.";
-const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
 const CHARACTERS = 0x110000; // of Unicode
 
 let app, rows;
@@ -67,12 +66,9 @@ async function open(file) {
   if (!file) return;
   note(`Opening ${file.name} …`);
   try {
-    const head = await file.slice(0, HEAD).text();
-    const text = isBinary(head) ? "" : await file.text();
-    if (text && !isBinary(text)) return await read(text);
-    byId("read-source").value = "";
-    refuse(file.size ? `${file.name} is not plain text. Save it as plain text (UTF-8) and open that.` : `${file.name} is empty.`);
+    await read(await plainText(file));
   } catch (error) {
+    byId("read-source").value = "";
     refuse(errorText(error));
   } finally {
     byId("read-choose").value = "";

@@ -2,8 +2,20 @@
 
 const BROKEN = 0.01; // share of undecodable characters above which a file is not taken for UTF-8
 
+const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
+
+/** The text of a file. Throws an error with a sentence for people if it is empty, or no plain text. */
+export async function plainText(file) {
+  if (!file.size) throw new Error(`The file ${file.name} is empty.`);
+  for (const part of [file.slice(0, HEAD), file]) {
+    const text = await part.text();
+    if (isBinary(text)) throw new Error(`The file ${file.name} is not plain text. Save it as plain text (UTF-8) and open that.`);
+    if (part === file) return text;
+  }
+}
+
 /** Whether a file is not text: it has NUL characters, or much of it could not be decoded and became U+FFFD. */
-export function isBinary(text) {
+function isBinary(text) {
   return text.includes("\0") || text.split("\ufffd").length - 1 > BROKEN * text.length;
 }
 

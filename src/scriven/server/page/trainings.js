@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, errorText, hide, on, option, say } from "./elements.js";
+import { plainText } from "./text_checks.js";
 
 let app, changed;
 let known = { refusal: "", texts: [], trainings: [] };
@@ -75,8 +76,12 @@ function onChoice() {
 async function onFile(event) {
   const [file] = event.target.files;
   if (!file) return;
-  byId("train-text").value = await file.text();
-  suggest(file.name);
+  try {
+    byId("train-text").value = await plainText(file);
+    suggest(file.name);
+  } catch (error) {
+    say("train-note", errorText(error));
+  }
   event.target.value = "";
 }
 
