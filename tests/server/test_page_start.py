@@ -13,7 +13,7 @@ from page_server import TEXT
 def test_the_model_is_introduced(page: Page) -> None:
     about = page.locator("#write-about")
     expect(about).to_have_text(
-        "Learned from left: 9,000 characters in 2 minutes. It finds the next letter as if it guessed among 4.1."
+        "Learned from left: 9,000 characters in 2 minutes. It finds the next letter as if it guessed among 4.1 letters."
     )
     page.select_option("#model", "bytes")
     expect(about).to_contain_text("Learned from bytes: 9,000 bytes")

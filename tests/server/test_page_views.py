@@ -330,7 +330,7 @@ def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, serv
         assert written[0] != written[1]
         expect(page.locator("#compare-note")).to_contain_text("There is only one model here")
         page.fill("#compare-right-temperature", page.locator("#compare-left-temperature").input_value())
-        expect(page.locator("#compare-note")).to_contain_text("Two sides would write the same")
+        expect(page.locator("#compare-note")).to_contain_text("Two of these would write the same")
 
 
 def test_more_than_two_models_write(page: Page, address: str) -> None:

@@ -49,8 +49,8 @@ def export(
 ) -> None:
     """Write a trained model for other programs. What a format cannot hold is said, and never dropped silently.
 
-    An export is the network of the run. Counts of the training text stay behind, and scriven sample and score without
-    them give the same: --counts none. Its logits are compared with those of the run before it gets its name.
+    An export is the network of the run. Counts of the training text stay behind: compare with scriven score
+    --counts none. Before an export to torch or onnx is put in its place, its logits are compared with the run's.
 
     Parameters
     ----------

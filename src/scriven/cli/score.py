@@ -79,7 +79,8 @@ Punctuation = Annotated[
     Literal["with", "apart"],
     Parameter(
         help="whether punctuation and symbols belong to the word that they touch, or have rows of their own. An "
-        "apostrophe, hyphen, full stop, comma or colon between two letters or digits stays in the word"
+        "apostrophe, hyphen, full stop, comma, colon, middle dot or underscore between two letters or digits stays in "
+        "the word"
     ),
 ]
 Separator = Annotated[

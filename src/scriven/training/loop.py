@@ -278,7 +278,7 @@ class Trainer:
     # --- evaluations
 
     def _counts_alone(self) -> Iterator[Event]:
-        """Measures the counts alone, once, if there are any: the zero line that the network should beat."""
+        """Measures the counts alone, once, if there are any: the baseline that the network should beat."""
         if self.evaluator.table and not self.state.counts.characters:
             protocol, self.state.counts = self.evaluator.counts_loss()
             yield self._make_compared("counts", protocol, self.state.counts, step=self.state.step)

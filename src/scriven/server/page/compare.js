@@ -80,7 +80,7 @@ const hasOneModel = () => app.models.length < 2;
 function hint() {
   const choices = sides.map((each) => `${each.temperature.value} ${each.model.value}`);
   const several = "start scriven serve with several runs";
-  if (new Set(choices).size < choices.length) return `Two sides would write the same text. Change a temperature, or ${hasOneModel() ? several : "choose another model"}.`;
+  if (new Set(choices).size < choices.length) return `Two of these would write the same text. Change a temperature, or ${hasOneModel() ? several : "choose another model"}.`;
   return hasOneModel() ? `There is only one model here. Compare two temperatures, or ${several}.` : "";
 }
 

@@ -65,7 +65,7 @@ function* describe({ texts, training_characters: characters, seconds, bits_per_c
   yield "Learned from ";
   yield make("em", {}, named.join(", ") + more);
   yield `: ${approximate(characters)} ${unit}s${seconds ? ` in ${spellDuration(seconds)}` : ""}.`;
-  if (bits) yield ` It finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)}.`;
+  if (bits) yield ` It finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)} ${unit === "byte" ? "bytes" : "letters"}.`;
 }
 
 function spellDuration(seconds) {

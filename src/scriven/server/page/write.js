@@ -268,7 +268,7 @@ function keep() {
 
 function listHistory() {
   if (!writing) commit();
-  byId("history-hint").textContent = keep() ? "Your browser keeps these texts; nobody else sees them." : "Your browser does not keep these texts: they end with this page.";
+  byId("history-hint").textContent = keep() ? "Your browser keeps these texts; the server does not." : "Your browser does not keep these texts: they end with this page.";
   const choose = (id) => {
     commit();
     moveTo(id);
@@ -297,7 +297,7 @@ async function copyLink() {
   if (!writing) commit();
   const { fields, from } = versions.all.get(current) ?? {};
   const link = linkTo({ ...(fields ?? { ...choices(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
-  if (await copy(link)) return note("The link is copied. It holds the start of the text, the seed and the dials.");
+  if (await copy(link)) return note("The link is copied. It holds the beginning, the seed and the settings.");
   history.replaceState(null, "", link);
   note("The link is in the address bar, since your browser does not let this page copy.");
 }
