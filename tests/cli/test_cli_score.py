@@ -276,6 +276,17 @@ def test_tables_are_read_by_other_programs(runs: dict[str, str], tmp_path: Path)
         assert {name: str(value) for name, value in row.items()} == other
 
 
+def test_parquet_begins_with_rows_that_have_no_mean(runs: dict[str, str], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for name, text in (("first.txt", "\n\n"), ("second.txt", "ab\n")):
+        (tmp_path / name).write_text(text, "utf-8")
+    words = [sys.executable, "-m", "scriven", "score", runs["lines"], "first.txt", "second.txt"]
+    done = subprocess.run([*words, "--by", "document", "--parquet"], check=True, capture_output=True, cwd=tmp_path)
+    (tmp_path / "table.parquet").write_bytes(done.stdout)
+    means = parquet.read_table(tmp_path / "table.parquet").column("bits_per_char").to_pylist()
+    assert means[:2] == [None, None] and means[2] > 0
+
+
 def test_parquet_needs_pyarrow(runs: dict[str, str], command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     done = command("score", runs["text"], "x.txt", "--by", "word", "--parquet")

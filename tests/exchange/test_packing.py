@@ -13,6 +13,7 @@ import pytest
 from conftest import WORDS, Command
 from random_run import make_random_run
 from scriven.errors import InputError
+from scriven.exchange import packing
 from scriven.exchange.packing import pack_run, unpack_run
 from scriven.kernels import native_library
 from scriven.runs import open_run
@@ -155,6 +156,18 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(
         unpack_run(bad, tmp_path / "there" / "run")
     assert [*(tmp_path / "there").iterdir()] == []
     assert not (tmp_path / "outside.toml").exists()
+
+
+def test_a_run_that_names_files_of_this_machine_is_refused(run: Path, tmp_path: Path) -> None:
+    """Else its page would show beginnings of a text that its author only named."""
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as new:
+        for path in sorted(run.rglob("*")):
+            name = path.relative_to(run).as_posix()
+            if path.is_file() and (packing.ARRAYS.fullmatch(name) or packing.TEXTS.fullmatch(name)):
+                new.write(path, name)
+    with pytest.raises(InputError, match="its settings name texts or files of another machine"):
+        unpack_run(tmp_path / "bad.zip", tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
 
 
 def test_other_files_and_parts_of_archives_are_refused(run: Path, tmp_path: Path) -> None:

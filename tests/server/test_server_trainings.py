@@ -151,6 +151,14 @@ def test_a_training_that_fails_says_why_and_frees_its_name(place: Place, tmp_pat
     wait_for(lambda: states(place) == {"night": "failed"})
 
 
+def test_the_reason_of_a_failure_names_no_folder(place: Place, tmp_path: Path) -> None:
+    assert ask("post", f"{place.url}/trainings", json=new(text="\0" * 500)).status_code == 200
+    wait_for(lambda: states(place) == {"night": "failed"})
+    error = ask("get", f"{place.url}/trainings").json()["trainings"][0]["error"]
+    assert error.startswith("night.txt")
+    assert str(tmp_path) not in error
+
+
 # --- refusals
 
 

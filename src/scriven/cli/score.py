@@ -355,7 +355,8 @@ class _Scoring:
         for source in sources:
             shown = source.name if len(sources) > 1 else ""
             places = TextPlaces(self.unit, deque())
-            counts, rule = Counts(empty_places=places.empty), make_rule(self.model.vocabulary, self.by, **self.options)
+            empty = None if self.by == "total" else places.empty  # which nothing would take
+            counts, rule = Counts(empty_places=empty), make_rule(self.model.vocabulary, self.by, **self.options)
             chunks = read_sources(self.model, [source], counts, self.choices, shown)
             if isinstance(rule, SeparatorRule):
                 chunks = rule.remove_from(chunks)

@@ -123,8 +123,11 @@ def serve(
     if texts is not None and not texts.is_dir():
         raise InputError(f"--texts {texts} is not a folder; give one that has the texts in it")
 
-    def source(run: Path) -> ServedCheckpoint:
-        return ServedCheckpoint(run, checkpoint, device, precision, counts=counts, write_order=write_order)
+    def source(run: Path, which: Which = checkpoint) -> ServedCheckpoint:
+        return ServedCheckpoint(run, which, device, precision, counts=counts, write_order=write_order)
+
+    def new_source(run: Path) -> ServedCheckpoint:  # a step of another run is none of a new one
+        return source(run, checkpoint if checkpoint in ("best", "last") else "best")
 
     sources = {name: source(run) for name, run in folders.items()}
     models = _open_models(sources, all_of_them=not runs)
@@ -136,7 +139,7 @@ def serve(
     _say(f"serving {', '.join(models)} at {address}")
     _raise_file_limit(LIMITS.connections)
     refusal = why_refused(host, token, [*hosts, *origins]) if training else NO_TRAININGS.refusal
-    trainings = TrainingPolicy(source, texts, refusal)
+    trainings = TrainingPolicy(new_source, texts, refusal)
     app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings)
     if open_browser:
         _open_page(address, folders.values())

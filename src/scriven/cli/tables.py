@@ -53,7 +53,8 @@ def sort_tables(tables: Iterable[Columns], column: str, top: int | None) -> Iter
     name, upwards = column.removeprefix("-"), column.startswith("-")
     held: Columns = {}
     for table in tables:
-        held = {key: held.get(key, []) + values for key, values in table.items()}
+        for key, values in table.items():
+            held.setdefault(key, []).extend(values)
         if top is not None and len(held[name]) > top + HELD:
             held = _sorted(held, name, top, upwards=upwards)
     if held:
@@ -123,12 +124,21 @@ def _write_parquet(tables: Iterable[Columns]) -> Iterator[None]:
     writer = None
     for table in tables:
         shown = {name: [_whole(value) for value in column] for name, column in table.items()}
-        made = pyarrow.table(shown) if writer is None else pyarrow.table(shown, schema=writer.schema)
-        writer = writer or parquet.ParquetWriter(sys.stdout.buffer, made.schema)
+        made = pyarrow.table(shown, schema=writer.schema if writer else None)
+        if writer is None:
+            made = made.cast(pyarrow.schema([each.with_type(_value_type(each.type)) for each in made.schema]))
+            writer = parquet.ParquetWriter(sys.stdout.buffer, made.schema)
         writer.write_table(made)
         yield
     if writer is not None:
         writer.close()
+
+
+def _value_type(kind: Any) -> Any:
+    """Returns the type of a Parquet column from that of its first rows: one without a value yet has means."""
+    import pyarrow
+
+    return pyarrow.float64() if pyarrow.types.is_null(kind) else kind
 
 
 def _whole(value: Any) -> Any:

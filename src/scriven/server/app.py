@@ -44,7 +44,7 @@ MEDIA_TYPES = {
 
 
 # A comment on lines of its own, or at the end of a line, without quotation marks, as it would have inside of a string.
-COMMENT = re.compile(rb"^[ \t]*(?:/\*.*?\*/|//[^\n]*)[ \t]*$|[ \t]+// [^\"'`\n]*$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)[ \t]*$|[ \t]+// [^\"'`\n]*$", re.MULTILINE | re.DOTALL)
 CSS_SPACE = re.compile(rb"(?<=[{};:,]) | (?=[{}])")
 INDENTATION = re.compile(rb"^[ \t]+", re.MULTILINE)
 

@@ -5,6 +5,7 @@ One class for each body defines both the checks and the OpenAPI document.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -347,7 +348,7 @@ class DetokenizeBody(RequestBody):
 class TrainingBody(RequestBody):
     """POST /trainings."""
 
-    name: str = Field(pattern=r"^[\w-]{1,60}$", description="name of the run")
+    name: str = Field(max_length=256, description="name of the run")
     text: Annotated[str, NULLABLE] = Field("", description="text to train on")
     file: Annotated[str, NULLABLE] = Field("", max_length=256, description="or one of the owner's texts")
     minutes: float = Field(gt=0, le=LIMITS.training_minutes, description="how long to train, or to train further")
@@ -358,14 +359,15 @@ class TrainingBody(RequestBody):
     def _consistent(self) -> Self:
         if bool(self.text) + bool(self.file) + self.resume != 1:
             raise ValueError("give a text, or the file of one, or resume a run; one of these three")
+        if not self.resume and not re.fullmatch(r"[\w-]{1,60}", self.name):
+            raise ValueError("name: use 1 to 60 letters, digits, - or _")
         if any("\ud800" <= each <= "\udfff" for each in self.text):
             raise ValueError("text: it has half a character (a lone surrogate); send it without")
         return self
 
 
 AnyBody = TypeVar("AnyBody", bound=RequestBody)
-FORMS = {  # fields that accept several types, or a pattern
-    "name": "use 1 to 60 letters, digits, - or _",
+FORMS = {  # fields that accept several types
     "prompt": f"give a text, at most {LIMITS.prompt_characters:,} ids, or a list of 1 to {LIMITS.texts} of these",
     "stop": f"give a text of at most {LIMITS.stop_characters} characters, or a list of at most {LIMITS.stops} texts",
 }

@@ -24,9 +24,9 @@ from starlette.routing import Route
 
 from scriven.errors import ScrivenError
 from scriven.runs import open_run
-from scriven.runs.folder import RUNS, SETTINGS_FILE
+from scriven.runs.folder import RUNS, has_checkpoints
 from scriven.runs.summary import summarize
-from scriven.safe_files import discard, exists, make_folder, write_flushed
+from scriven.safe_files import discard, make_folder, write_flushed
 from scriven.server.requests import LIMITS, Limits, TrainingBody
 from scriven.server.responses import ApiError, answer, too_many_requests
 from scriven.server.security import is_loopback
@@ -51,7 +51,10 @@ class TrainingPolicy(Generic[Source]):
         """The files of the folder by name, except hidden ones and links. Nothing else on the machine can be named."""
         if self.texts is None:
             return {}
-        found = sorted(path for path in self.texts.iterdir() if path.is_file() and not path.is_symlink())
+        try:
+            found = sorted(path for path in self.texts.iterdir() if path.is_file() and not path.is_symlink())
+        except OSError:  # the folder is gone
+            return {}
         return {path.name: path for path in found if not path.name.startswith(".")}
 
 
@@ -98,8 +101,8 @@ class TrainingProcess:
         assert self.process.stdin
         self.process.stdin.close()
 
-    def wait(self, folder: Path) -> None:
-        """Waits until it has ended, and keeps why it failed, without the path of `folder`."""
+    def wait(self, folders: Sequence[Path]) -> None:
+        """Waits until it has ended, and keeps why it failed, without the paths of `folders`."""
         assert self.process.stderr
         with self.process.stderr:
             self.lines.extend(self.process.stderr)
@@ -107,7 +110,9 @@ class TrainingProcess:
         self._end_input()
         if code not in STOPPED:
             said = self.lines[-1].decode("utf-8", "replace").strip() if self.lines else f"exit code {code}"
-            self.error = said.removeprefix("scriven: ").replace(f"{folder}{os.sep}", "")
+            self.error = said.removeprefix("scriven: ")
+            for folder in folders:
+                self.error = self.error.replace(f"{folder}{os.sep}", "")
 
 
 class Trainings(Generic[Source]):
@@ -197,7 +202,7 @@ class Trainings(Generic[Source]):
     def _prepare(self, body: TrainingBody) -> tuple[list[str], Path | None]:
         """Returns the command's words for a new run, and the file that a sent text was written to."""
         run, sent = RUNS / body.name, None
-        if body.name in self._runs or exists(run / SETTINGS_FILE):
+        if body.name in self._runs or has_checkpoints(run):
             raise ApiError(409, f"there is a run {body.name} already; choose another name", "name", "name_taken")
         if body.file:
             texts = self._policy.find_texts()
@@ -244,9 +249,10 @@ class Trainings(Generic[Source]):
             self._runs[training.name] = run = RUNS / training.name
             self._sources[training.name] = self._policy.source(run)
         loop, folder = asyncio.get_running_loop(), self._runs[training.name].parent
+        places = [RUNS, folder] if self._policy.texts is None else [self._policy.texts, RUNS, folder]
 
         def attend() -> None:
-            training.wait(folder)
+            training.wait([*(each.resolve() for each in places), folder])
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._forget_if_empty, training)
 
@@ -257,7 +263,7 @@ class Trainings(Generic[Source]):
     def _forget_if_empty(self, training: TrainingProcess) -> None:
         """Forgets a run that came to nothing, so that its name is free again, and removes the text written for it."""
         run = self._runs.get(training.name)
-        if run is None or exists(run / SETTINGS_FILE):
+        if run is None or has_checkpoints(run):
             return
         del self._runs[training.name]
         self._sources.pop(training.name, None)
