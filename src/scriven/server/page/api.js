@@ -93,8 +93,8 @@ export async function modelNames() {
 }
 
 /** What a model learned from and how well, and beginnings of texts: see GET /runs/{name} of the API. */
-export async function introduction(model, signal) {
-  return (await call(`runs/${encodeURIComponent(model)}`, { signal })).json();
+export async function introduction(model) {
+  return (await call(`runs/${encodeURIComponent(model)}`)).json();
 }
 
 /**

@@ -24,7 +24,7 @@ function item(versions, { version, depth, from }, current, models, open) {
   return made;
 }
 
-function facts({ fields, at }, text, models) {
+function facts({ fields }, text, models) {
   const parts = [`${number([...text].length)} characters`];
   if (!fields) parts.push("edited by you");
   else parts.push(`temperature ${fields.temperature}`, `seed ${fields.seed}`);
