@@ -52,7 +52,7 @@ SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
-	$(SANITIZED) $(BIN)/python -m pytest tests/kernels/test_kernels_[!n]*.py
+	$(SANITIZED) $(BIN)/python -m pytest $(ALL_CORES) tests/kernels/test_kernels_[!n]*.py
 
 # Runs the kernels' own check, a program for each library, on this processor and on emulated ones: arm64, and x86-64
 # without AVX2 and without AVX-512. All must agree, in what they train where a processor rounds a product and its sum once:

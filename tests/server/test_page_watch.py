@@ -94,9 +94,10 @@ def test_the_axis_has_steps_minutes_or_epochs(page: Page) -> None:
 def test_values_are_told_under_the_pointer_and_by_arrow_keys(page: Page) -> None:
     page.click("#tab-watch")
     expect(page.locator("#watch-plot circle")).to_have_count(5)
-    box = page.locator("#watch-plot circle").nth(1).bounding_box()
-    assert box
-    page.mouse.move(box["x"] + 3, box["y"] + 40)
+    # In one go, since events may draw the plot anew at any time.
+    circle = "plot => { const { x, y } = plot.querySelectorAll('circle')[1].getBoundingClientRect(); return [x, y]; }"
+    x, y = page.locator("#watch-plot").evaluate(circle)
+    page.mouse.move(x + 3, y + 40)
     values = page.locator("#watch-values")
     bits = (1.4 + 1 / 40) / math.log(2)
     expect(values).to_contain_text(re.compile(rf"Step (39|40|41).*training, {bits:.3f} validation at step 40"))
