@@ -48,7 +48,7 @@ export function bounds(runs) {
 }
 
 /** The points with each value replaced by the mean of its neighbours. */
-export function smooth(points) {
+function smooth(points) {
   const reach = Math.ceil(points.length / 120);
   return points.map((point, place) => {
     const near = points.slice(Math.max(0, place - reach), place + reach + 1);
@@ -62,22 +62,22 @@ export const nearest = (points, x) =>
 
 /**
  * Draws runs `{name, training, validation}` into `figure`, the first one strongest; points are `{x, bits, step}`. `unit`
- * is that of the x axis, `at` a place on it to mark, or undefined. Returns the scales of the picture; nothing while the
- * figure is hidden.
+ * is that of the x axis, `at` a place on it to mark, or undefined. Returns the scales of the picture and the `curves`
+ * in it, which are runs with their training smoothed; nothing while the figure is hidden.
  */
 export function plot(figure, { runs, unit, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
   const frame = scalesOf(figure, runs);
   const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(runs, unit) });
   svg.append(...axes(frame, unit));
-  const smoothed = runs.map((run) => ({ ...run, training: smooth(run.training) }));
-  smoothed.forEach((run, place) => svg.append(...lines(run, runs[place].training, place, frame)));
+  const curves = runs.map((run) => ({ ...run, training: smooth(run.training) }));
+  curves.forEach((run, place) => svg.append(...lines(run, runs[place].training, place, frame)));
   if (at !== undefined) svg.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
   runs.forEach(({ validation }, place) => svg.append(...validation.map((point) => dot(point, place, frame, at))));
   svg.append(draw("line", { class: "pointer", y1: MARGIN.top, y2: frame.bottom, visibility: "hidden" }));
-  if (frame.width >= SMALL) svg.append(...names(smoothed, frame));
+  if (frame.width >= SMALL) svg.append(...names(curves, frame));
   figure.replaceChildren(svg);
-  return frame;
+  return { ...frame, curves };
 }
 
 function* lines({ training, validation }, steps, place, frame) {

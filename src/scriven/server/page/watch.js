@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, errorText, hide, inline, make, number, on, option, percent, say } from "./elements.js";
-import { nearest, plot, smooth } from "./plot.js";
+import { nearest, plot } from "./plot.js";
 import * as trainings from "./trainings.js";
 
 const RETRY = 3000; // milliseconds until a lost connection is tried again, and between two looks at other runs
@@ -169,7 +169,6 @@ function draw() {
   const step = sampleSteps()[Number(byId("watch-when").value)];
   const at = curves[0]?.validation.find((each) => each.step === step)?.x;
   scales = plot(byId("watch-plot"), { runs: curves, unit: byId("watch-unit").value, at });
-  if (scales) scales.curves = curves;
   point(pointed);
 }
 
@@ -193,7 +192,7 @@ function placeOf({ x, step }) {
 }
 
 function valuesOf({ name, training, validation }, x) {
-  const near = nearest(smooth(training), x);
+  const near = nearest(training, x);
   const told = nearest(validation, x);
   const parts = [near && `${number(near.bits, 3)} training`, told && `${number(told.bits, 3)} validation at step ${number(told.step)}`];
   return `${others.length ? `${name} ` : ""}${parts.filter(Boolean).join(", ")}`;
