@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scriven.runs.journal import METRICS_FILE, read_lines
+from scriven.runs.journal import METRICS_FILE, number_in, read_lines
 
 OF_STEPS = {  # columns, and what the log calls them
     "step": "step",
@@ -64,11 +64,11 @@ class Metrics(dict[str, list[Any]]):
         """Adds a record of the log, if it has a loss that belongs in the table."""
         event = record.get("event")
         if event == "started":
-            self.model = f"{record.get('name')}, {_number(record.get('parameters')) or 0:,} parameters"
-            self.epoch = int(_number(record.get("training_characters")) or 0)
+            self.model = f"{record.get('name')}, {number_in(record, 'parameters') or 0:,} parameters"
+            self.epoch = int(number_in(record, "training_characters") or 0)
         elif event == "stepped":
             loss = record.get("loss")
-            counted = _number(loss.get("characters")) if isinstance(loss, dict) else None
+            counted = number_in(loss, "characters") if isinstance(loss, dict) else None
             self._append(_values(record, OF_STEPS) | {COUNTED: counted})
         elif event == "evaluated" and not record.get("final"):
             if not self.rows:  # it was before the first step
@@ -93,11 +93,7 @@ def read_metrics(run: Path) -> Metrics:
 
 
 def _values(record: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    return {column: _number(record.get(name)) for column, name in columns.items()}
-
-
-def _number(value: object) -> int | float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return {column: number_in(record, name) for column, name in columns.items()}
 
 
 def _line(values: Iterator[Any]) -> str:

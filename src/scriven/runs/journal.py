@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
@@ -22,6 +22,7 @@ METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "p
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
 ROLLED_BACK = "rolled_back", "returned"  # names of one event; files of earlier versions have the second
 LINE_LIMIT = 16_000_000  # bytes of a line; a sample has up to a million characters of up to 12 bytes
+LARGEST = 1 << 53  # of a number in a record: up to this, floats have all integers
 PROGRESS_LINE_BYTES = 24  # padded: the longest float has 23 characters
 
 
@@ -46,6 +47,17 @@ def record_of(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of a record is a number from 0 to LARGEST; nan is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def number_in(record: dict[str, Any], name: str) -> int | float | None:
+    """Returns a value of a record, unless it is no number."""
+    value = record.get(name)
+    return value if is_number(value) else None
 
 
 def flush_logs(path: Path) -> None:

@@ -18,12 +18,11 @@ from scriven.corpus.store import Corpus, Part
 from scriven.errors import InputError
 from scriven.loss import Loss
 from scriven.runs.folder import RUNS, SETTINGS_FILE, Run
-from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, is_number, number_in, read_lines
 from scriven.safe_files import exists
 from scriven.vocabulary import Vocabulary
 
 STEPPED = b'"event":"stepped"'  # marks the lines that a summary does not need, which are most
-LARGEST = 1 << 53  # of a number in a record: up to this, floats have all integers
 BEGINNINGS = 4  # shown at most
 LONGEST_BEGINNING = 36  # characters
 SEARCHED = 2000  # characters at each place of the text, among which the longest paragraph is found
@@ -59,7 +58,7 @@ def summarize(run: Run) -> Summary:
     final: dict[str, Loss] = {}  # by model, of the first protocol
     protocol = ""
     for record in read_lines(log, skip=STEPPED) if exists(log) else ():
-        summary.seconds = _number(record, "seconds") or summary.seconds
+        summary.seconds = number_in(record, "seconds") or summary.seconds
         event, loss = record.get("event"), _loss(record, "best" if record.get("event") == "finished" else "loss")
         if event == "started":
             summary.reason, protocol, final = "", "", {}
@@ -84,23 +83,13 @@ def summarize(run: Run) -> Summary:
 
 def _note_start(summary: Summary, record: dict[str, Any]) -> None:
     for name in ("parameters", "training_characters", "validation_characters"):
-        setattr(summary, name, int(_number(record, name) or 0))
-
-
-def _number(record: dict[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    return value if _is_number(value) else None
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value is a number from 0 to LARGEST; nan is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+        setattr(summary, name, int(number_in(record, name) or 0))
 
 
 def _loss(record: dict[str, Any], name: str) -> Loss | None:
     """Returns the loss in a record, unless it counts no characters."""
     values = record.get(name)
-    if not isinstance(values, dict) or not all(map(_is_number, values.values())):
+    if not isinstance(values, dict) or not all(map(is_number, values.values())):
         return None
     known = {key: value for key, value in values.items() if key in LOSS_FIELDS}
     return Loss(**{"nats": 0.0, "characters": 0} | known) if known.get("characters") else None
