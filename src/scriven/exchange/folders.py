@@ -14,7 +14,7 @@ from scriven.exchange.exported import ExportedModel, check_cell_is_own
 from scriven.runs.folder import VOCABULARY_FILE
 from scriven.runs.tensors import encode
 from scriven.runtime import needing_torch
-from scriven.safe_files import create_folder, write_flushed
+from scriven.safe_files import create_folder, flush_file, write_flushed
 
 CONFIG_FILE = "config.json"
 SAFETENSORS_FILE, TORCH_FILE, LOADER_FILE = "model.safetensors", "model.pt", "load_scriven.py"
@@ -39,6 +39,7 @@ def write_torch(model: ExportedModel, folder: Path) -> float:
         import torch  # noqa: PLC0415 - other exports do not need it
     with create_folder(folder) as work:
         torch.save({name: torch.from_numpy(each) for name, each in model.weights.items()}, work / TORCH_FILE)
+        flush_file(work / TORCH_FILE)
         write_flushed(work / LOADER_FILE, loader_source().encode())
         _write_description(model, work)
         return model.largest_difference(_computed_by_loader(work))

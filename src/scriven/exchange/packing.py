@@ -32,7 +32,7 @@ from scriven.runs.folder import (
     open_run,
 )
 from scriven.runs.ngrams import COUNTS_FILE
-from scriven.safe_files import TEXT_LIMIT, check_free, create_file, create_folder, staging_folder
+from scriven.safe_files import TEXT_LIMIT, check_free, create_file, create_folder, flush_file, staging_folder
 from scriven.settings import MonitorSettings, Settings
 
 ORIGIN_KEPT = (
@@ -159,6 +159,7 @@ def _extract(archive: ZipFile, entry: ZipInfo, work: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as source, target.open("xb") as file:
         _copy_at_most(source, file, entry.file_size)
+    flush_file(target)
 
 
 def _copy_at_most(source: IO[bytes], target: IO[bytes], size: int) -> None:
