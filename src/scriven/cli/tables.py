@@ -56,12 +56,12 @@ def sort_tables(tables: Iterable[Columns], column: str, top: int | None) -> Iter
         for key, values in table.items():
             held.setdefault(key, []).extend(values)
         if top is not None and len(held[name]) > top + HELD:
-            held = _sorted(held, name, top, upwards=upwards)
+            held = _sort_rows(held, name, top, upwards=upwards)
     if held:
-        yield _sorted(held, name, top, upwards=upwards)
+        yield _sort_rows(held, name, top, upwards=upwards)
 
 
-def _sorted(table: Columns, name: str, top: int | None, *, upwards: bool) -> Columns:
+def _sort_rows(table: Columns, name: str, top: int | None, *, upwards: bool) -> Columns:
     column = table[name]
     is_text = any(isinstance(value, str) for value in column)
     rows = [row for row, value in enumerate(column) if value is not None]

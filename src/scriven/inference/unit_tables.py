@@ -117,7 +117,7 @@ def unit_tables(
         values: dict[str, Callable[[], list[Any]]] = {
             "text": partial(list, some.texts),
             "word": partial(words.number, some.lines),
-            **{name: partial(_listed, measure) for name, measure in some.sums.measures().items()},
+            **{name: partial(_to_list, measure) for name, measure in some.sums.measures().items()},
         }
         table = {name: values[name]() for name in names if name != places.unit}
         if len(order) > len(some.texts):
@@ -177,7 +177,7 @@ def character_tables(
         position = len(piece.ids) - int(begins[-1])
 
 
-def _listed(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
+def _to_list(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
     """Returns a column as a list, with None for what is not a number."""
     column = measure()
     values: list[Any] = column.tolist()

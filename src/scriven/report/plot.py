@@ -92,7 +92,7 @@ class Curve:
         training = _floats(metrics["training_bits_per_char"])
         counts = np.nan_to_num(_floats(metrics[COUNTED]))
         x = np.nan_to_num(_floats(metrics[column])) / unit
-        return cls(metrics, x, training, smoothed(training, counts), _floats(metrics["validation_bits_per_char"]))
+        return cls(metrics, x, training, smooth(training, counts), _floats(metrics["validation_bits_per_char"]))
 
     @property
     def best(self) -> int | None:
@@ -109,7 +109,7 @@ def _floats(values: Sequence[float | None]) -> Float64s:
     return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
-def smoothed(means: Float64s, counts: Float64s) -> Float64s:
+def smooth(means: Float64s, counts: Float64s) -> Float64s:
     """Returns the mean over the rows around each row: a sum divided by a sum. `means` (rows,) are over `counts`."""
     half = int(len(means) * SMOOTHED / 2)
     at = np.arange(len(means))
