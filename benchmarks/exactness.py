@@ -32,8 +32,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 from common import arguments_parser
 
 from scriven.distributed.launch import LOCAL, TCPStore, torchrun_process
-from scriven.events import Loss
 from scriven.kernels import native_library
+from scriven.loss import Loss
 from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
 from scriven.training import workload

@@ -23,9 +23,9 @@ from starts import Piece
 
 from scriven import load
 from scriven.cli.evaluate import corpus_of
-from scriven.events import Loss
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import is_adaptive, measure
+from scriven.loss import Loss
 from scriven.runs import open_run
 from scriven.runtime import available_cores
 from scriven.training.evaluation import READ_SAMPLE, known_share, words_of

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from scriven.events import Compared, Evaluated, Event, Finished, Loss, Sampled, Saved, Started, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
+from scriven.loss import Loss
 
 PER_STEP = 128  # characters
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         Evaluated,
         Event,
         Finished,
-        Loss,
         RolledBack,
         Sampled,
         Saved,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         Started,
         Stepped,
     )
+    from scriven.loss import Loss
     from scriven.model import CharLM
     from scriven.own_loop import build_corpus, iterate_batches, register_cell, register_optimizer, save_run
     from scriven.report import Report
@@ -97,7 +97,6 @@ _EVENTS = [
     "Evaluated",
     "Event",
     "Finished",
-    "Loss",
     "RolledBack",
     "Sampled",
     "Saved",
@@ -114,6 +113,7 @@ _HOMES = {
     "Batch": "scriven.batches",
     "CharLM": "scriven.model",
     "Corpus": "scriven.corpus.store",
+    "Loss": "scriven.loss",
     "Metrics": "scriven.report.metrics",
     "Model": "scriven.session",
     "Plot": "scriven.report.plot",

@@ -14,7 +14,8 @@ from scriven import recipes, starts
 from scriven.arguments import check_choice, check_path, check_step, python_words
 from scriven.corpus.build import name_texts, settings_for_text
 from scriven.errors import Interrupted, UsageError
-from scriven.events import Event, Finished, Loss, Started
+from scriven.events import Event, Finished, Started
+from scriven.loss import Loss
 from scriven.report import Report, consume
 from scriven.report.files import FilesReport, PlotReport
 from scriven.report.metrics import Metrics, read_metrics

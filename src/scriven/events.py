@@ -138,19 +138,3 @@ Event = Started | Stepped | Skipped | RolledBack | Evaluated | Compared | Sample
 def event_name(event: Event) -> str:
     """The name of an event in files and in JSON, such as `rolled_back`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
-
-
-__all__ = [
-    "Compared",
-    "Evaluated",
-    "Event",
-    "Finished",
-    "Loss",
-    "RolledBack",
-    "Sampled",
-    "Saved",
-    "Skipped",
-    "Started",
-    "Stepped",
-    "event_name",
-]

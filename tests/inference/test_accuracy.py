@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from conftest import Command
-from scriven.events import Evaluated, Loss
+from scriven.events import Evaluated
 from scriven.inference import protocols
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
+from scriven.loss import Loss
 from scriven.report import as_dict
 from scriven.report.words import means
 from scriven.runs import open_run

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from scriven import kernels
 from scriven.arrays import Float64s, Ids
-from scriven.events import Loss
 from scriven.inference import predictor as generation
 from scriven.inference import surprisal
 from scriven.inference.boundaries import LineRule
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import stream
 from scriven.inference.units import units
+from scriven.loss import Loss
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 

@@ -9,7 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from scriven.api import TrainedRun
-from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Started, Stepped
+from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
+from scriven.loss import Loss
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.report.notebook import NotebookReport, in_notebook

@@ -8,7 +8,8 @@ import pytest
 
 from fake_run import make_evaluated, make_started, make_stepped, training
 from scriven.errors import InputError
-from scriven.events import Event, Loss
+from scriven.events import Event
+from scriven.loss import Loss
 from scriven.report import as_dict, consume, describe_choices
 
 

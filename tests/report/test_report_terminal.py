@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fake_run import make_compared, make_evaluated, make_finished, make_sampled, make_started, make_stepped, training
 from scriven.errors import format_bytes
-from scriven.events import Event, Loss, Skipped
+from scriven.events import Event, Skipped
+from scriven.loss import Loss
 from scriven.report import visible
 from scriven.report.terminal import JsonReport, TerminalReport, Throughput
 from scriven.report.words import duration, next_commands, percent

@@ -13,7 +13,8 @@ import torch
 from test_training import request, run, weights
 
 from scriven.errors import DivergedError
-from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
+from scriven.events import Evaluated, Event, Finished, RolledBack, Saved, Skipped, Stepped
+from scriven.loss import Loss
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from test_training import cut, evaluations, request, run
 
-from scriven.events import Evaluated, Finished, Loss, Started
+from scriven.events import Evaluated, Finished, Started
+from scriven.loss import Loss
 from scriven.runs import Run, open_run
 from scriven.runs.checkpoints import Best
 from scriven.settings import Choice, validate

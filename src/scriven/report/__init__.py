@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from scriven.errors import Interrupted, ScrivenError, Stop
-from scriven.events import Compared, Evaluated, Event, Loss, event_name
+from scriven.events import Compared, Evaluated, Event, event_name
+from scriven.loss import Loss
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
 JOINERS = "\u200c\u200d"  # two of these that are harmless: they shape Persian, Indic scripts and emoji

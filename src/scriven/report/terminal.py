@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scriven import strict_json
-from scriven.events import Compared, Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, RolledBack, Sampled, Skipped, Started, Stepped
+from scriven.loss import Loss
 from scriven.report import as_dict, visible
 from scriven.report.words import (
     describe_passes,

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Sequence
 
 from scriven.errors import describe_steps, format_bytes
-from scriven.events import Compared, Evaluated, Finished, Loss, Started
+from scriven.events import Compared, Evaluated, Finished, Started
+from scriven.loss import Loss
 from scriven.report import describe_choices
 
 LEAST_READ = 0.005  # of the text, to be worth a word

@@ -17,11 +17,12 @@ import torch
 from scriven.arrays import Ids
 from scriven.corpus.store import Corpus
 from scriven.distributed.collectives import ProcessGroup
-from scriven.events import Loss, Sampled
+from scriven.events import Sampled
 from scriven.inference.chunks import Passage, prompt_ids, random_passage
 from scriven.inference.predictor import Predictor, writing_precision
 from scriven.inference.protocols import LANES, lane_count, measure, own_protocol, parse_protocol
 from scriven.kernels.counts import NgramTable
+from scriven.loss import Loss
 from scriven.runs.ngrams import MixtureWeights
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.signals import Stopped

@@ -21,8 +21,9 @@ from scriven.corpus.store import Corpus, CorpusCheck
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, shortage
-from scriven.events import Compared, Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
+from scriven.loss import Loss
 from scriven.runs import Checkpoint, Run, Saver
 from scriven.runs.checkpoints import Best
 from scriven.runs.journal import ReplayLog

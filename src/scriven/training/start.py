@@ -14,9 +14,10 @@ from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.launch import ProcessInfo, connect_store, torchrun_process
 from scriven.distributed.rendezvous import as_leader, as_worker, interruptible_progress
 from scriven.errors import Interrupted, UsageError
-from scriven.events import Evaluated, Event, Finished, Loss, Saved, Started
+from scriven.events import Evaluated, Event, Finished, Saved, Started
 from scriven.inference.predictor import Predictor
 from scriven.kernels.counts import NgramMixture, NgramTable
+from scriven.loss import Loss
 from scriven.model.backends import tune_cpu
 from scriven.model.language_model import make_model
 from scriven.model.shapes import parameter_count
