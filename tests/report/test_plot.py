@@ -97,6 +97,14 @@ def test_a_notebook_shows_the_ends_of_the_table(tmp_path: Path, events: list[Eve
     assert "92 rows more" in shown
 
 
+def test_numbers_that_no_training_writes_are_no_numbers(tmp_path: Path) -> None:
+    huge = {"event": "stepped", "step": 1, "epochs": 10**400, "characters": -5, "loss": {"characters": 10**400}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(huge) + "\n", "utf-8")
+    metrics = read_metrics(tmp_path)
+    assert (metrics["step"], metrics["epochs"], metrics["characters"]) == ([1], [None], [None])
+    assert "nan" not in plot_losses([metrics]).svg  # it was an OverflowError
+
+
 # --- the picture
 
 
