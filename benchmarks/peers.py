@@ -4,8 +4,8 @@
 
 Embedding, two recurrent layers, a linear output, cross-entropy from logits, Adam; the state is carried from batch to
 batch. Keras runs on the backend that KERAS_BACKEND names. `products` is not a model, but torch's matrix products of
-2048 x 2048 in bf16 in one thread, with operations counted instead of characters. It runs until it is killed; see
-turns.py.
+2048 x 2048 in one thread, in bf16 where the processor has instructions for it, else in fp32, with operations counted
+instead of characters. It runs until it is killed; see turns.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import versions
+from common import machine, versions
 
 LEARNING_RATE = 0.004
 PRODUCT = 2048
@@ -115,12 +115,14 @@ def train_torch(inputs: Chunks, targets: Chunks, vocabulary: int, asked: argpars
 
 
 def multiply() -> None:
-    """What a core can do at most."""
+    """What a core can do at most, in the fastest number format that it has instructions for."""
     import torch
 
     torch.set_num_threads(1)
-    a, b = (torch.rand(PRODUCT, PRODUCT, dtype=torch.bfloat16) - 0.5 for _ in range(2))
-    c, steps = torch.empty_like(a), Steps(2 * PRODUCT**3, "bf16")
+    precision = "bf16" if {"avx512_bf16", "amx_bf16"} & set(machine()["flags"]) else "fp32"
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.rand(PRODUCT, PRODUCT, dtype=kind) - 0.5 for _ in range(2))
+    c, steps = torch.empty_like(a), Steps(2 * PRODUCT**3, precision)
     with torch.inference_mode():
         while True:
             torch.mm(a, b, out=c)

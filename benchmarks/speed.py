@@ -2,10 +2,11 @@
 
     python benchmarks/speed.py TEXT --names NAMES [--peer-python PATH] [--parts training sampling scoring growth]
 
-- training: characters/s of LSTM 2x256 (N=32 in all, T=64), LSTM 2x512 (N=64, T=128) and GRU 2x256 with Adam, in
-  `scriven train --json`, Keras on TensorFlow and on JAX, and torch's own layers (peers.py); also without native code,
-  and with instructions masked that kernels and libraries may use. Two processes of matrix products in bf16 show the
-  machine's limit, and which share of it the multiplications of Scriven's steps reach.
+- training: characters/s of LSTM 2x256 (N=32 in all, T=64), LSTM 2x512 (N=64, T=128), LSTM 2x128 (N=50, T=50) and GRU
+  2x256 with Adam, in `scriven train --json`, Keras on TensorFlow and on JAX, and torch's own layers (peers.py); also
+  without native code, and at each lower level of kernels that the processor has, with the instructions above it masked
+  for torch too. Two processes of matrix products show the machine's limit, and which share of it the
+  multiplications of Scriven's steps reach.
 - sampling: characters/s of one stream and of 64 in Scriven, torch and onnxruntime (writers.py), and the time of
   `scriven sample`.
 - scoring: characters/s of `scriven score` for one text, and for names by line. Its start is timed alone and subtracted.
@@ -14,7 +15,8 @@
 Contestants take turns (turns.py), in processes of their own. Speeds are medians over the rounds; ratios are taken
 within a round, then their median. Writes speed.json, speed.md, speed.png and speed_growth.png. `--peer-python` has
 Keras, TensorFlow, JAX and onnxruntime; a contestant that cannot run is shown as such. `--quick` tries everything for
-seconds and measures nothing.
+seconds and measures nothing. `--compare` shows the ratios beside those recorded for this kind of processor, and ends
+with 1 where one is more than 5 % lower (speed_records.py).
 """
 
 from __future__ import annotations
@@ -33,23 +35,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import arguments_parser, save
+from common import arguments_parser, machine, save
+from speed_records import RECORDS, compare
 from speed_tables import draw, report
 from turns import Contestant, compete
+
+from scriven.kernels import native_library
 
 SCRIVEN = [sys.executable, "-m", "scriven"]
 HERE = Path(__file__).parent
 FOREVER = 1_000_000  # steps, of which only the first few seconds are run
 CORES = 2
-# What a processor without AMX, and one without AVX-512, would let kernels and libraries use.
-MASKS = {
-    "avx512": {"SCRIVEN_KERNELS": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "avx2": {
-        "SCRIVEN_KERNELS": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-    },
+# What keeps torch and its libraries from instructions above each level of kernels.
+LIMITS = {
+    "portable": ("SSE41", "default"),
+    "avx2": ("AVX2", "avx2"),
+    "avx512": ("AVX512_CORE", "avx512"),
+    "avx512bf16": ("AVX512_CORE_BF16", "avx512"),
 }
 PRECISIONS = ("int8", "bf16", "fp32")
 SAMPLE_LENGTH, SCORED = 20_000, 200_000  # characters of `scriven sample`, and of the text to score
@@ -70,7 +72,7 @@ class Case:
         return f"{self.cell.upper()} {self.layers}x{self.width}, N={self.rows}, T={self.length}"
 
 
-TRAINED = (Case(), Case(width=512, rows=64, length=128), Case(cell="gru"))
+TRAINED = (Case(), Case(width=512, rows=64, length=128), Case(width=128, rows=50, length=50), Case(cell="gru"))
 GROWN = Case(rows=64)  # from which growth goes in every direction
 GROWTH: dict[str, tuple[int, ...]] = {
     "width": (64, 128, 256, 512, 1024),
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="of a turn; one of sampling is a third as long")
     parser.add_argument("--peer-python", default=sys.executable, help="has Keras, TensorFlow, JAX and onnxruntime")
+    parser.add_argument("--compare", action="store_true", help="with the records of this kind of processor")
     parser.add_argument("--quick", action="store_true", help="a few steps of tiny models")
     asked = parser.parse_args()
     if asked.quick:
@@ -102,11 +105,15 @@ def main() -> None:
         asked.scratch = Path(folder)
         for part in asked.parts:
             results[part] = PARTS[part](asked)
-            words = report(results, with_aims=not asked.quick)  # after each part: a later one may be interrupted
+            words = report(
+                results, machine()["flags"], with_aims=not asked.quick
+            )  # after each part: a later one may be interrupted
             save(asked, "speed", results)
             (asked.output / "speed.md").write_text(words, encoding="utf-8")
             draw(results, asked.output)
     print(words)
+    if asked.compare and compare(json.loads((asked.output / "speed.json").read_text(encoding="utf-8")), RECORDS):
+        sys.exit(1)
 
 
 # --- training
@@ -127,14 +134,27 @@ def measure_training(asked: Namespace) -> list[dict[str, Any]]:
             peer("torch-bf16", tried, asked, "torch bf16"),
             Contestant("products", [sys.executable, str(HERE / "peers.py"), "products"], copies=CORES),
         ]
-        for mask, variables in MASKS.items() if case == TRAINED[0] else ():
-            contestants.append(own(tried, asked, f"scriven, {mask}", variables))
-            contestants.append(peer("torch-fp32", tried, asked, f"torch fp32, {mask}", variables))
+        for level in native_library.levels()[:-1] if case == TRAINED[0] else ():
+            variables = limited_to(level)
+            contestants.append(own(tried, asked, f"scriven, {level}", variables))
+            contestants.append(peer("torch-fp32", tried, asked, f"torch fp32, {level}", variables))
         results = compete(contestants, asked.rounds, asked.seconds)
         symbols = len(set(asked.text.read_text(encoding="utf-8"))) + 1
         operations = 2 * multiplications(tried, symbols)
         measured.append({"case": str(tried), "operations_per_character": operations, "contestants": results})
     return measured
+
+
+def limited_to(level: str) -> dict[str, str]:
+    """The variables that keep Scriven and torch from instructions above a level of kernels."""
+    onednn, torch = LIMITS[level]
+    mkl = {"avx2": "AVX2", "portable": "SSE4_2"}.get(level, "AVX512")
+    return {
+        "SCRIVEN_KERNELS": level,
+        "ONEDNN_MAX_CPU_ISA": onednn,
+        "ATEN_CPU_CAPABILITY": torch,
+        "MKL_ENABLE_INSTRUCTIONS": mkl,
+    }
 
 
 def own(
