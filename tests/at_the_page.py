@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import httpx
@@ -71,3 +72,16 @@ def read(page: Page, text: str) -> None:
     page.fill("#read-source", text)
     page.click("#read-go")
     expect(page.locator("#read-edit")).to_be_visible()
+
+
+def drop_file(page: Page, where: str, name: str, data: bytes) -> None:
+    """Drops a file on the element of this id."""
+    page.evaluate(
+        """([where, name, data]) => {
+            const dropped = new DataTransfer();
+            dropped.items.add(new File([Uint8Array.from(atob(data), (each) => each.charCodeAt(0))], name));
+            const event = new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true });
+            document.getElementById(where).dispatchEvent(event);
+        }""",
+        [where, name, b64encode(data).decode()],
+    )

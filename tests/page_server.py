@@ -13,7 +13,7 @@ from scriven.model import CharLM
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import create_run
-from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, make_app
+from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
 from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy
@@ -67,4 +67,4 @@ def app_of(
 ) -> Guard:
     """What `scriven serve` makes of these runs."""
     app = make_app({name: load(path) for name, path in runs.items()}, runs=runs, trainings=trainings)
-    return Guard(app, policy("127.0.0.1", token=token, open_paths=OPEN, streamed=STREAMED))
+    return Guard(app, policy("127.0.0.1", token=token, open_paths=OPEN, streamed=STREAMED, uploads=UPLOADS))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fake_books import RELS, docx, epub, paragraph, write_archive
 from scriven.corpus import Corpus, zipped
 from scriven.corpus.build import build
 from scriven.corpus.decoding import ReadCounts, read_text
@@ -18,50 +19,7 @@ from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 
-WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-RELS = (
-    '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" '
-    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument" Target="{}"/>'
-    "</Relationships>"
-)
-CONTAINER = (
-    '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
-    '<rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
-)
 WORDS = st.text("ab é<&>天\u00a0", max_size=9)
-
-
-def write_archive(path: Path, files: dict[str, str | bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def docx(path: Path, body: str, head: str = "") -> Path:
-    document = f'<?xml version="1.0"?>{head}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
-    return write_archive(path, {"_rels/.rels": RELS.format("word/document.xml"), "word/document.xml": document})
-
-
-def paragraph(text: str) -> str:
-    return f'<w:p><w:r><w:t xml:space="preserve">{escape(text)}</w:t></w:r></w:p>'
-
-
-def epub(path: Path, chapters: list[str], head: str = "<!DOCTYPE html>") -> Path:
-    """A book whose spine is in the other order than its list of files."""
-    names = [f"chapter {number}.xhtml" for number in range(len(chapters))]
-    items = "".join(
-        f'<item id="c{n}" href="{name.replace(" ", "%20")}" media-type="application/xhtml+xml"/>'
-        for n, name in reversed(list(enumerate(names)))
-    )
-    spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(names)))
-    package = (
-        f'<package xmlns="http://www.idpf.org/2007/opf"><manifest><item id="p" href="a.png" media-type="image/png"/>'
-        f'{items}</manifest><spine><itemref idref="p"/>{spine}</spine></package>'
-    )
-    page = '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>not this</title></head><body>{}</body></html>'
-    pages = {f"OEBPS/{name}": head + page.format(text) for name, text in zip(names, chapters, strict=True)}
-    return write_archive(path, {"META-INF/container.xml": CONTAINER, "OEBPS/book.opf": package, **pages})
 
 
 def text_of(path: Path, tally: ReadCounts | None = None) -> str:

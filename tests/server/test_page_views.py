@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import alternatives, complete, read
+from at_the_page import alternatives, complete, drop_file, read
+from fake_books import docx, epub, paragraph
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
 from scriven.session import load
@@ -73,14 +74,20 @@ def test_a_file_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#read-text .row").last).to_contain_text("that ends")
     page.click("#read-edit")
     expect(page.locator("#read-source")).to_have_value("a letter\nthat ends")
-    page.evaluate(
-        """() => {
-            const data = new DataTransfer();
-            data.items.add(new File(["dropped text"], "dropped.txt"));
-            document.getElementById("read").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }"""
-    )
+    drop_file(page, "read", "dropped.txt", b"dropped text")
     expect(page.locator("#read-text .row").first).to_contain_text("dropped text")
+
+
+def test_a_docx_or_epub_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
+    page.click("#tab-read")
+    novel = docx(tmp_path / "novel.docx", paragraph("a dark night") + paragraph("a docx ends"))
+    page.set_input_files("#read-choose", novel)
+    expect(page.locator("#read-text .row").last).to_contain_text("a docx ends")
+    page.click("#read-edit")
+    expect(page.locator("#read-source")).to_have_value("a dark night\na docx ends\n")
+    book = epub(tmp_path / "The Book.EPUB", ["<p>a chapter</p>", "<p>an epub ends</p>"])
+    drop_file(page, "read", book.name, book.read_bytes())
+    expect(page.locator("#read-text .row").last).to_contain_text("an epub ends")
 
 
 NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, the better the model predicted the text."}
@@ -90,9 +97,9 @@ NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, t
     ("data", "said"),
     [
         (b"", "letter.txt is empty."),
-        (b"%PDF-1.7\n" + bytes(range(256)) * 10, "letter.txt is not plain text."),
-        (b"a" * 70_000 + b"\0", "letter.txt is not plain text."),
-        ("schöne grüße".encode("latin-1"), "letter.txt is not plain text."),
+        (b"%PDF-1.7\n" + bytes(range(256)) * 10, "letter.txt is neither .docx, .epub nor plain text"),
+        (b"a" * 70_000 + b"\0", "letter.txt is neither .docx, .epub nor plain text"),
+        ("schöne grüße".encode("latin-1"), "letter.txt is neither .docx, .epub nor plain text"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(page: Page, tmp_path: Path, data: bytes, said: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import write
+from at_the_page import drop_file, write
+from fake_books import docx, paragraph
 from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import app_of, make_run
@@ -205,9 +206,13 @@ def test_a_training_that_fails_says_why_on_the_page(
         page.goto(f"{place.url}/#watch")
         page.click("#train-new")
         expect(page.locator("#train-file")).to_be_hidden()
-        page.set_input_files("#train-choose", {"name": "a.docx", "mimeType": "", "buffer": b"PK\x03\x04\0\0"})
-        expect(page.locator("#train-note")).to_contain_text("a.docx is not plain text.")
-        expect(page.locator("#train-text")).to_have_value("")
+        novel = docx(tmp_path / "my novel.docx", paragraph("a dark night"))
+        drop_file(page, "train-text", novel.name, novel.read_bytes())
+        expect(page.locator("#train-text")).to_have_value("a dark night\n")
+        expect(page.locator("#train-name")).to_have_value("my-novel")
+        page.set_input_files("#train-choose", {"name": "A.docx", "mimeType": "", "buffer": b"PK\x03\x04\0\0"})
+        expect(page.locator("#train-note")).to_contain_text("A.docx is damaged and cannot be read")
+        expect(page.locator("#train-text")).to_have_value("a dark night\n")
         page.fill("#train-text", "a")
         page.fill("#train-name", "short")
         page.click("#train-dialog .main")

@@ -110,7 +110,7 @@ def serve(
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
     """
     check_can_serve()
-    from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, make_app
+    from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
     from scriven.server.http_limits import Serving, configuration
     from scriven.server.renewal import ServedCheckpoint
     from scriven.server.requests import LIMITS
@@ -119,7 +119,15 @@ def serve(
 
     folders, host = _find_folders(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     hosts, origins = allow_host or (), allow_origin or ()
-    who = policy(host, token=token, allow_host=hosts, allow_origin=origins, open_paths=OPEN, streamed=STREAMED)
+    who = policy(
+        host,
+        token=token,
+        allow_host=hosts,
+        allow_origin=origins,
+        open_paths=OPEN,
+        streamed=STREAMED,
+        uploads=UPLOADS,
+    )
     if texts is not None and not texts.is_dir():
         raise InputError(f"--texts {texts} is not a folder; give one that has the texts in it")
 

@@ -39,12 +39,19 @@ def zipped_text(source: TextSource, count_bytes: Callable[[int], None]) -> Itera
     Raises InputError if it is damaged, too large, or not what its name says.
     """
     assert source.path is not None  # standard input has no suffix
-    kind = _docx if source.suffixes[0] == ".docx" else _epub
     with explain_errors(source.name, Exception, remote=isinstance(source.path, str)), open_file(source.path) as file:
-        check_entries(file, source.name)
-        with ZipFile(file) as archive:
-            yield from kind(_Archive(archive, source.name))
+        yield from read_zipped(file, source.suffixes[0], source.name, MOST_XML)
         count_bytes(file.seek(0, 2))
+
+
+def read_zipped(file: IO[bytes], suffix: str, name: str, most_xml: int) -> Iterator[str]:
+    """The text of an open .docx or .epub file, in pieces; reads at most `most_xml` bytes of its XML.
+
+    Raises InputError for what is wrong with its XML, and errors of `zipfile` and `zlib` for a damaged archive.
+    """
+    check_entries(file, name)
+    with ZipFile(file) as archive:
+        yield from (_docx if suffix == ".docx" else _epub)(_Archive(archive, name, most_xml))
 
 
 def check_entries(file: IO[bytes], name: str) -> None:
@@ -67,11 +74,11 @@ def _listed_bytes(tail: bytes) -> Iterator[int]:
 
 
 class _Archive:
-    """The XML files in a ZIP archive; reads at most MOST_XML bytes of them."""
+    """The XML files in a ZIP archive; reads at most `most` bytes of them."""
 
-    def __init__(self, archive: ZipFile, name: str) -> None:
+    def __init__(self, archive: ZipFile, name: str, most: int) -> None:
         self.name = name
-        self._archive, self._left = archive, MOST_XML
+        self._archive, self._most, self._left = archive, most, most
         self._names = frozenset(archive.namelist())
 
     def parse(self, file: str, handler: _Handler) -> Iterator[str]:
@@ -84,12 +91,12 @@ class _Archive:
             while data := stream.read(XML_PIECE_BYTES):
                 self._left -= len(data)
                 if self._left < 0:
-                    raise InputError(f"{self.name} has over {MOST_XML:,} bytes of XML in it; save it as plain text")
+                    raise InputError(f"{self.name} has over {self._most:,} bytes of XML in it; save it as plain text")
                 yield handler.feed(data, self.name)
         yield handler.feed(b"", self.name)
 
 
-class _Refused(ValueError):
+class _Refused(ValueError):  # what expat raises for encodings that it does not have
     """The reason why some XML is refused."""
 
 
@@ -124,7 +131,7 @@ class _Handler:
             self._fed += len(data)
             if self._fed - max(0, self._parser.CurrentByteIndex) > LONGEST_TAG:
                 raise _Refused(f"a tag or comment has over {LONGEST_TAG:,} bytes")
-        except (expat.ExpatError, _Refused) as error:
+        except (expat.ExpatError, ValueError) as error:
             raise InputError(f"{name} cannot be read: in its XML, {error}; save it again, or as plain text") from None
         if self.kept_text > LONGEST_PARAGRAPH:
             raise InputError(f"{name} has a paragraph of over {LONGEST_PARAGRAPH:,} characters; save it as plain text")
@@ -207,8 +214,7 @@ class _Word(_Handler):
 
 def _docx(archive: _Archive) -> Iterator[str]:
     found = _Elements()
-    for _ in archive.parse("_rels/.rels", found):
-        pass
+    yield from archive.parse("_rels/.rels", found)  # no text, but whoever reads can stop in between
     targets = [
         each["Target"]
         for tag, each in found.elements
@@ -287,13 +293,11 @@ class _Chapter(_Handler):
 
 def _epub(archive: _Archive) -> Iterator[str]:
     container, package = _Elements(), _Elements()
-    for _ in archive.parse("META-INF/container.xml", container):
-        pass
+    yield from archive.parse("META-INF/container.xml", container)
     roots = [each["full-path"] for tag, each in container.elements if tag == "rootfile" and "full-path" in each]
     if not roots:
         raise InputError(f"{archive.name} is damaged: it does not say where its chapters are; save it again")
-    for _ in archive.parse(roots[0], package):
-        pass
+    yield from archive.parse(roots[0], package)
     items = {each.get("id"): each for tag, each in package.elements if tag == "item"}
     for tag, each in package.elements:
         item = items.get(each.get("idref")) if tag == "itemref" else None

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import completions, metrics, openapi, scoring, utility_routes
+from scriven.server import completions, extraction, metrics, openapi, scoring, utility_routes
 from scriven.server.renewal import ServedCheckpoint, renew
 from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError, internal_error
@@ -100,6 +100,7 @@ ROUTES = (
     Route("/tokenize", utility_routes.tokenize, methods=["POST"]),
     Route("/detokenize", utility_routes.detokenize, methods=["POST"]),
     Route("/score", scoring.score, methods=["POST"]),
+    Route("/extract", extraction.extract, methods=["POST"]),
     Route("/states", utility_routes.create_state, methods=["POST"]),
     Route("/states/{handle}", utility_routes.delete_state, methods=["DELETE"]),
     Route("/health/live", utility_routes.live, methods=["GET"]),
@@ -111,6 +112,7 @@ OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
 WAY_OUT = "use POST /v1/completions to generate text (there is no chat); /openapi.json lists all paths"
 NO_TRAININGS = TrainingPolicy(ServedCheckpoint, refusal="this server was started with --no-training")
 STREAMED = ("/score",)  # paths that accept text/plain of any length
+UPLOADS = ("/extract",)  # paths that accept a file
 
 
 def make_app(

@@ -311,6 +311,7 @@ class Operation:
     body: type[RequestBody] | None = None
     other_types: tuple[str, ...] = ()
     plain: bool = False  # whether the body may be the text itself
+    upload: bool = False  # whether the body is a file
     query: tuple[dict[str, Any], ...] = ()
 
     def document(self, schemas_of: dict[Any, Any]) -> dict[str, Any]:
@@ -324,6 +325,8 @@ class Operation:
             if self.plain:
                 content[PLAIN] = {"schema": {"type": "string"}}
             operation["requestBody"] = {"required": True, "content": content}
+        if self.upload:
+            operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
         return operation
 
     def _responses(self, schemas_of: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -351,6 +354,14 @@ OPERATIONS = (
         (LINES,),
         plain=True,
         query=(MODEL,),
+    ),
+    Operation(
+        "post",
+        "/extract",
+        "The text of a .docx or .epub file.",
+        other_types=(PLAIN,),
+        upload=True,
+        query=({"name": "name", "in": "query", "required": True, "schema": {"type": "string"}},),
     ),
     Operation("post", "/states", "Read a text and save the state after it.", StateReply, StateBody),
     Operation("delete", "/states/{handle}", "Delete a saved state.", DeletedReply),

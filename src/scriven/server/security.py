@@ -54,7 +54,8 @@ class Policy:
     """Which requests are allowed. `policy` makes one from the user's choices.
 
     `hosts` are names without ports. `origins` are other sites whose pages may send requests. `open_paths` require no
-    token. `streamed` paths accept text/plain of any length, since they hold only a piece of it in memory.
+    token. `streamed` paths accept text/plain of any length, since they hold only a piece of it in memory. `uploads` are
+    paths that accept a file.
     """
 
     hosts: frozenset[str] = frozenset(HERE)
@@ -62,6 +63,7 @@ class Policy:
     token: str | None = None
     open_paths: frozenset[str] = frozenset()
     streamed: frozenset[str] = frozenset()
+    uploads: frozenset[str] = frozenset()
     limits: Limits = LIMITS
 
     def check(self, scope: Scope) -> None:
@@ -75,6 +77,8 @@ class Policy:
 
     def body_bound(self, scope: Scope) -> int | None:
         """How many bytes the body may have; None means any number."""
+        if scope["path"] in self.uploads:
+            return self.limits.file_bytes
         kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return None if scope["path"] in self.streamed and kind == "text/plain" else self.limits.body_bytes
 
@@ -136,6 +140,7 @@ def policy(
     allow_origin: Iterable[str] = (),
     open_paths: Iterable[str] = (),
     streamed: Iterable[str] = (),
+    uploads: Iterable[str] = (),
     limits: Limits = LIMITS,
 ) -> Policy:
     """Returns the policy of a server that listens at `host`.
@@ -169,6 +174,7 @@ def policy(
         token,
         frozenset(open_paths),
         frozenset(streamed),
+        frozenset(uploads),
         limits,
     )
 

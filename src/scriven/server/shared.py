@@ -143,6 +143,7 @@ class ServerState:
     limits: Limits = LIMITS
     begun: float = field(default_factory=time.time)
     scores: int = 0  # texts being scored now
+    files: int = 0  # whose text is being extracted now
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # started, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model

@@ -93,9 +93,10 @@ export async function modelNames() {
 }
 
 /** What a model learned from and how well, and beginnings of texts: see GET /runs/{name} of the API. */
-export async function introduction(model) {
-  return (await call(`runs/${encodeURIComponent(model)}`)).json();
-}
+export const introduction = (model) => getJson(`runs/${encodeURIComponent(model)}`);
+
+/** The text of a .docx or .epub file. */
+export const extract = async (file) => (await call(`extract?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).text();
 
 /**
  * Yields pieces of text as the model generates them: `{text, ended, unknown}`, where `unknown` are characters of the

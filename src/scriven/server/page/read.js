@@ -8,7 +8,7 @@ import { unitAt } from "./hit_test.js";
 import { LineOrder, ORDERS } from "./line_order.js";
 import { nextCharacter, previousCharacter, startOfCharacter } from "./passages.js";
 import { levelNames, levelOf, ScoredText } from "./scored_text.js";
-import { lineEndWarning, plainText } from "./text_checks.js";
+import { lineEndWarning, openText } from "./text_checks.js";
 import { VirtualRows } from "./virtual_rows.js";
 
 const CONTEXT = 22; // UTF-16 code units shown on both sides of a surprising place
@@ -66,7 +66,7 @@ async function open(file) {
   if (!file) return;
   note(`Opening ${file.name} …`);
   try {
-    await read(await plainText(file));
+    await read(await openText(file));
   } catch (error) {
     byId("read-source").value = "";
     refuse(errorText(error));

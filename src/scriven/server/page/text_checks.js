@@ -1,15 +1,18 @@
-/** Checks a text before the model reads it. */
+/** Opens the text of a file, and checks a text before the model reads it. */
+
+import * as api from "./api.js";
 
 const BROKEN = 0.01; // share of undecodable characters above which a file is not taken for UTF-8
 
 const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
 
-/** The text of a file. Throws an error with a sentence for people if it is empty, or no plain text. */
-export async function plainText(file) {
+/** The text of a file. Throws an error with a sentence for people if it is empty, or of a kind that cannot be read. */
+export async function openText(file) {
   if (!file.size) throw new Error(`The file ${file.name} is empty.`);
+  if (/\.(docx|epub)$/i.test(file.name)) return api.extract(file);
   for (const part of [file.slice(0, HEAD), file]) {
     const text = await part.text();
-    if (isBinary(text)) throw new Error(`The file ${file.name} is not plain text. Save it as plain text (UTF-8) and open that.`);
+    if (isBinary(text)) throw new Error(`The file ${file.name} is neither .docx, .epub nor plain text (UTF-8). Save it as one of these.`);
     if (part === file) return text;
   }
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, errorText, hide, on, option, say } from "./elements.js";
-import { plainText } from "./text_checks.js";
+import { openText } from "./text_checks.js";
 
 let app, changed;
 let known = { refusal: "", texts: [], trainings: [] };
@@ -18,7 +18,9 @@ export function start(theApp, onChange) {
   on("train-stop", "click", stop);
   on("train-cancel", "click", () => byId("train-dialog").close());
   on("train-open", "click", () => byId("train-choose").click());
-  on("train-choose", "change", onFile);
+  on("train-choose", "change", (event) => openFile(event.target.files[0]));
+  on("train-form", "dragover", (event) => event.preventDefault());
+  on("train-form", "drop", onDrop);
   on("train-file", "change", onChoice);
   on("train-form", "submit", onSubmit);
 }
@@ -73,16 +75,26 @@ function onChoice() {
   if (file) suggest(file);
 }
 
-async function onFile(event) {
-  const [file] = event.target.files;
+function onDrop(event) {
+  const [file] = event.dataTransfer.files;
+  if (!file) return; // dropped words go where they fall
+  event.preventDefault();
+  if (!resumed) openFile(file);
+}
+
+async function openFile(file) {
   if (!file) return;
+  say("train-note", `Opening ${file.name} …`);
   try {
-    byId("train-text").value = await plainText(file);
+    byId("train-text").value = await openText(file);
+    byId("train-file").value = "";
+    onChoice();
     suggest(file.name);
+    say("train-note", "");
   } catch (error) {
     say("train-note", errorText(error));
   }
-  event.target.value = "";
+  byId("train-choose").value = "";
 }
 
 /** Suggests a name after that of a file. */
