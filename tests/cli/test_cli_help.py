@@ -53,6 +53,12 @@ def test_all_help_lists_each_option_once(name: str, command: Command) -> None:
     assert len(listed) == len({*listed})
 
 
+def test_no_source_is_read_for_the_help_of_settings(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cyclopts read that of pydantic's models too, for each group of settings: 0.8 s of the 1.4 s of this help."""
+    monkeypatch.setattr("inspect.getsource", lambda found: pytest.fail(f"the source of {found} was read"))
+    assert command("train", "--help-all").code == 0
+
+
 def test_all_help_of_training_is_in_groups(command: Command) -> None:
     told = command("train", "--help-all").out
     assert re.findall(r"^╭─ (\w+) ", told, re.MULTILINE) == ["Arguments", "Parameters", *GROUPS["train"]]

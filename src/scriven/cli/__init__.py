@@ -16,12 +16,13 @@ import time
 BEGUN = time.monotonic()  # a time budget counts the whole command
 
 from collections.abc import Sequence  # noqa: E402 - after the clock is started
+from importlib import import_module  # noqa: E402
 from typing import Any, TextIO  # noqa: E402
 
 from cyclopts import App, CycloptsError  # noqa: E402
 
 from scriven import runtime  # noqa: E402
-from scriven.cli.help import ALL, HELP, HELP_FLAGS, CommandHelp, expand_help  # noqa: E402
+from scriven.cli.help import ALL, HELP, HELP_FLAGS, CommandApp, CommandHelp, expand_help  # noqa: E402
 from scriven.cli.mistakes import (  # noqa: E402
     UnknownOption,
     explain_usage,
@@ -75,7 +76,7 @@ LESS = {  # what makes a command need less
 
 def make_app(words: Sequence[str]) -> App:
     """Makes the cyclopts app for these arguments. Only the command that they name is imported."""
-    app = App(
+    app = CommandApp(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.\n\n"
         "Begin with: scriven train book.txt --minutes 5\n\n"
@@ -89,7 +90,10 @@ def make_app(words: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
     )
     for place, (name, (target, line)) in enumerate(COMMANDS.items()):
-        app.command(target, name=name, help=None if name in words[:1] else line, sort_key=place)
+        if name in words[:1]:
+            app.command(_import_command(target), name=name)
+        else:
+            app.command(target, name=name, help=line, sort_key=place)
     app.command(_show_help, name="help", help="Show the help of a command.", sort_key=len(COMMANDS))
     app.command(
         "scriven.cli.train:worker", name="worker", help="Join a training run that another process leads.", show=False
@@ -97,6 +101,12 @@ def make_app(words: Sequence[str]) -> App:
     if not words or words[0] not in COMMANDS:  # it takes a while to import, and no command needs it
         app.register_install_completion_command(help="Make the shell complete commands and options with the Tab key.")
     return app
+
+
+def _import_command(target: str) -> Any:
+    """Returns the function or the app of a command."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _show_help(*command: str) -> None:

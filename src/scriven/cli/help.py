@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cyclopts import App, Parameter
+
 if TYPE_CHECKING:
+    from cyclopts.argument import ArgumentCollection
     from cyclopts.help import HelpEntry, HelpPanel
 
 HELP, ALL = "--help", "--help-all"
 HELP_FLAGS = (HELP, "-h", ALL)
+DOCUMENTED = "----------"  # under the heading, in the docstring of a command that explains its options there
 MOST_NEEDED = {  # by command: the options that --help shows
     "train": (
         "--minutes",
@@ -58,6 +63,26 @@ NOTHING = {"False", '""', "0", "0.0"}  # defaults that say only that an option i
 def expand_help(words: Sequence[str]) -> list[str]:
     """Returns the words, with `help COMMAND` as `COMMAND --help`."""
     return [*words[1:], HELP] if words[:1] == ["help"] else list(words)
+
+
+class CommandApp(App):
+    """An app that looks for the help of options in docstrings only if that of its command has some.
+
+    For settings, which have theirs beside them, cyclopts would read the source of each class, again and again.
+    """
+
+    def assemble_argument_collection(
+        self, *, default_parameter: Parameter | None = None, parse_docstring: bool = False
+    ) -> ArgumentCollection:
+        """Returns the command's options: the same ones each time if they are only shown, and not parsed."""
+        if parse_docstring and default_parameter is None:
+            return self._shown
+        return super().assemble_argument_collection(default_parameter=default_parameter)
+
+    @cached_property
+    def _shown(self) -> ArgumentCollection:
+        explained = DOCUMENTED in (getattr(self.default_command, "__doc__", None) or "")
+        return super().assemble_argument_collection(parse_docstring=explained)
 
 
 class CommandHelp:
