@@ -4,6 +4,8 @@ BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
+# Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs site lock clean
 
@@ -44,13 +46,16 @@ fuzz: .venv/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'atheris>=3.0'
 	$(BIN)/python benchmarks/fuzz.py $(if $(SECONDS),--seconds $(SECONDS),--runs $(RUNS))
 
-# Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. The tests of
-# native_library are left out, as they build libraries of their own.
+# Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. It has the
+# libraries that run here; that of AMX, whose tiles are emulated, does with AVX-512 and bf16. The tests of native_library
+# are left out, as they build libraries of their own.
+RUN_HERE = from scriven.kernels import native_library as l; \
+	print(*[name for name, (_, needs) in l.VARIANTS.items() if needs - {'amx'} <= l.features()])
 SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)"
 
 sanitize: .venv/.dev
-	CXX=g++ $(BIN)/python hatch_build.py --sanitize
+	CXX=g++ $(BIN)/python hatch_build.py --sanitize --only $$($(BIN)/python -c "$(RUN_HERE)")
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest $(ALL_CORES) tests/kernels/test_kernels_[!n]*.py
 
@@ -122,25 +127,35 @@ lock: .venv/.dev
 # Without NVIDIA's driver, torch's build for CPUs is taken, if an index that pip knows has it. Only for Linux on x86-64 are
 # there two.
 CPU_TORCH = [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi > /dev/null || \
-	$(BIN)/python -m pip install --quiet --no-deps "$$(grep '^torch==' constraints.txt)+cpu" 2> /dev/null || \
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps "$$(grep '^torch==' constraints.txt)+cpu" 2> /dev/null || \
 	echo "pip finds no build of torch for CPUs, and takes the one for GPUs, over 4 GB. The page of torch's installation," \
 	"pytorch.org/get-started/locally, names an index of builds for CPUs: stop here, and put its address into the" \
 	"variable PIP_EXTRA_INDEX_URL."
 
 # Everything but torch is installed by the hash of its file. torch, and packages that only other machines need, are
-# installed by version.
-.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py $(wildcard src/scriven/kernels/native/*)
-	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt
-	@$(CPU_TORCH)
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve]'
-	@$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
+# installed by version. pip compiles no Python, which would take longer than all the rest: most of it is never imported.
+# $(call install,LIST,EXTRAS) installs a list of requirements/, and Scriven with these extras.
+define install
+@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
+$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements/$(1).txt
+@$(CPU_TORCH)
+$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation -c constraints.txt -e '.[$(2)]'
+@$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
+endef
+
+EXTRAS := train,data,serve
+DEV_EXTRAS := ,docs,dev
+INSTALLED := .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py \
+	$(wildcard src/scriven/kernels/native/*)
+
+.venv/.demo: $(INSTALLED)
+	$(call install,demo,$(EXTRAS))
 	@touch $@
 
-.venv/.dev: .venv/.demo
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve,docs,dev]'
-	@touch $@
+# Its list has all that is in demo's.
+.venv/.dev: $(INSTALLED)
+	$(call install,dev,$(EXTRAS)$(DEV_EXTRAS))
+	@touch .venv/.demo $@
 
 clean:
 	rm -rf .venv build dist src/scriven/kernels/_native[._]*

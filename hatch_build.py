@@ -121,9 +121,8 @@ def build(
     """
     compiler, kernels = find_compiler(extra), package / "kernels"
     compiled = _compile_variants(compiler, kernels / "native", objects, variants)
-    for variant, files in compiled.items():
-        arguments = (*extra, "-shared", "-pthread", *files, "-o")
-        _replace(kernels / library_file(variant), lambda path, given=arguments: compiler.run(*given, path))
+    linked = (*extra, "-shared", "-pthread")
+    _make({kernels / library_file(variant): (*linked, *files) for variant, files in compiled.items()}, compiler)
     _remove_libraries(kernels, but={library_file(variant) for variant in compiled})
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
@@ -137,9 +136,8 @@ def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
     native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
     compiled = _compile_variants(compiler, native, root / "build" / "native", VARIANTS)
     folder.mkdir(parents=True, exist_ok=True)
-    for variant, files in compiled.items():  # the program itself is portable, as it asks what the processor has
-        flags = (*compiler.flags, f"-DSCRIVEN_VARIANT={variant}", *static, str(source), *files, "-pthread", "-o")
-        _replace(folder / variant, lambda path, given=flags: compiler.run(*given, path))
+    flags = (*compiler.flags, *static, str(source), "-pthread")  # portable, as it asks what the processor has
+    _make({folder / name: (*flags, f"-DSCRIVEN_VARIANT={name}", *files) for name, files in compiled.items()}, compiler)
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
@@ -159,6 +157,17 @@ def _compile_variants(
         for path, variant in dict.fromkeys(pair for pairs in wanted.values() for pair in pairs):
             jobs[path, variant] = pool.submit(_compile, compiler, path, objects, variant)
     return {variant: [jobs[pair].result() for pair in pairs] for variant, pairs in wanted.items()}
+
+
+def _make(wanted: dict[Path, tuple[str, ...]], compiler: Compiler) -> None:
+    """Makes files with the compiler, each with these arguments, on all cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        making = [
+            pool.submit(_replace, target, lambda path, given=given: compiler.run(*given, "-o", path))
+            for target, given in wanted.items()
+        ]
+    for done in making:
+        done.result()
 
 
 def _remove_libraries(kernels: Path, but: Collection[str] = ()) -> None:
