@@ -22,6 +22,7 @@ from scriven.report.metrics import Metrics, read_metrics
 from scriven.report.notebook import NotebookReport, in_notebook, run_html
 from scriven.report.plot import By, Plot, plot_losses
 from scriven.report.terminal import TerminalReport
+from scriven.report.words import NETWORK_ALONE
 from scriven.runs.folder import find_run
 from scriven.session import Model, load
 from scriven.settings import Settings, overlay_settings, validate
@@ -42,6 +43,7 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         end, best = self.finished, self.best.describe() if self.best.characters else "not validated"
+        best += f", by the {NETWORK_ALONE}" * end.network_alone
         return f"TrainedRun({str(self.path)!r}, step {end.best_step:,}: {best}; {end.reason} at step {end.step:,})"
 
     def _repr_html_(self) -> str:
@@ -50,7 +52,10 @@ class TrainedRun:
 
     @property
     def best(self) -> Loss:
-        """The best validation loss."""
+        """The loss of the model on validation text, as `load` gives the model: mixed with counts if that is better.
+
+        If there was no time to measure that (`finished.network_alone`), it is the loss of the network alone.
+        """
         return self.finished.best
 
     @property

@@ -30,6 +30,7 @@ class Started:
     epoch_steps: float = 0.0  # steps of one pass over the training text; 0 if unknown
     start: str = ""  # what the first weights are from: the start NAME, a run's folder, or random weights
     details: tuple[str, ...] = ()  # those of the notes that only some people want to know
+    counts: bool = False  # whether evaluations are of the network alone, since counts of the text stand beside it
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,12 @@ class Finished:
     step: int
     reason: str  # "budget" or "interrupted"
     best_step: int
-    best: Loss
+    best: Loss  # of the kept model as it is used, on validation text; see `network_alone`
     seconds: float
     notes: tuple[str, ...] = ()  # sentences for the user: what went wrong, what to do next
     signal: int = 0  # number of the signal that interrupted it, sent to any worker
     advice: str = ""  # a sentence on what would give a better model, with the command
+    network_alone: bool = False  # whether `best` is without the counts of the model, as their mixture was not measured
 
 
 Event = Started | Stepped | Skipped | RolledBack | Evaluated | Compared | Sampled | Saved | Finished

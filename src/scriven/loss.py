@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -73,3 +74,18 @@ class Loss:
     def bits_per_byte(self) -> float:
         """Surprisal in bits per byte of UTF-8 text; nan when bytes were not counted."""
         return self.nats / self.bytes / math.log(2) if self.bytes else math.nan
+
+
+def kept_loss(finals: Iterable[tuple[str, str, Loss]], *, mixed: bool, otherwise: Loss) -> tuple[Loss, bool]:
+    """Returns the loss of a kept model as it is used, and whether it is of the network alone.
+
+    `finals` were measured after the training: a protocol, a model (network, counts or mixture) and its loss; those of
+    the first protocol count. `mixed` says whether the model is a network mixed with counts. If its mixture was not
+    measured, the loss is the network's, and in doubt `otherwise`, which was measured during the training.
+    """
+    first, *others = [*finals] or [("", "", otherwise)]
+    by_model = {model: loss for protocol, model, loss in (first, *others) if protocol == first[0]}
+    if mixed and "mixture" in by_model:
+        return by_model["mixture"], False
+    loss = by_model.get("network", otherwise)
+    return loss, mixed and loss.characters > 0

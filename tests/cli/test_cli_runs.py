@@ -177,6 +177,27 @@ def test_the_loss_of_the_mixture_is_the_models(tmp_path: Path) -> None:
     assert "mixed with counts" in summary_words(open_run(run), summary)["model"]
 
 
+def test_a_loss_of_the_network_alone_is_named_so(tmp_path: Path, command: Command) -> None:
+    """Training ended before the mixture, which is used, was measured."""
+    run = make_run(tmp_path / "run")
+    (path,) = run.glob("checkpoints/step-*/manifest.json")
+    weights = {"reading": [[0.5, 0.5]] * 2, "writing": [[0.5, 0.5]] * 2, "order": 1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mixture": weights}))
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"counts":false', '"counts":true'))
+    assert re.search(r" 2\.020\* +1\.5$", command("runs", str(tmp_path)).out, re.MULTILINE)
+    (row,) = [json.loads(line) for line in command("runs", str(tmp_path), "--json").out.splitlines()]
+    told = json.loads(command("info", str(run), "--json").out)
+    names = ("bits_per_char", "nats_per_char", "network_alone")
+    assert [row[name] for name in names] == [told[name] for name in names]
+    assert row["network_alone"] and told["checkpoints"][0]["network_alone"]
+    said = command("info", str(run)).out
+    assert re.search(r"^loss +2\.020 bits/char.*, by the network alone$", said, re.MULTILINE)
+    assert re.search(r"^losses .* to 2\.034, of the network alone$", said, re.MULTILINE)
+    assert re.search(r"^checkpoints .*network alone \d", said, re.MULTILINE)
+    assert "validation loss" not in said
+
+
 def test_a_run_that_has_not_ended_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     kept = [line for line in (run / "metrics.jsonl").read_text().splitlines(keepends=True) if "finished" not in line]

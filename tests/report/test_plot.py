@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, fromstring
 
 import numpy as np
 import pytest
 
-from fake_run import PER_STEP, make_evaluated, make_stepped, training
+from fake_run import PER_STEP, make_evaluated, make_started, make_stepped, training
 from scriven.errors import InputError, UsageError
 from scriven.events import Event
 from scriven.report.files import FilesReport, PlotReport
@@ -141,6 +142,15 @@ def test_lines_run_where_the_losses_are(tmp_path: Path, events: list[Event]) -> 
     shown = words(svg)
     assert {"training", "bits per character", "characters read (the training text has 9,000)"} <= {*shown}
     assert any("best: 2.0342 bits/char" in each for each in shown)
+
+
+def test_losses_beside_counts_are_called_those_of_the_network_alone(tmp_path: Path, events: list[Event]) -> None:
+    started = replace(make_started(tmp_path), counts=True)
+    metrics = write(tmp_path, [started, *events[1:]])
+    assert metrics.network_alone and repr(metrics).endswith(", of the network alone)")
+    plot = plot_losses([metrics])
+    assert "best of the network alone: 2.0342 bits/char" in plot.summary
+    assert "validation, best of the network alone: 2.0342 bits/char" in words(fromstring(plot.svg))
 
 
 def test_several_runs_are_drawn_over_each_other(tmp_path: Path, events: list[Event]) -> None:

@@ -198,7 +198,8 @@ def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
 def test_the_end_tells_a_mixture_from_its_parts() -> None:
     network, mixture = make_evaluated(80, 1.4, final=True), make_compared(80, "mixture", 1.3)
     counts, early = make_compared(80, "counts", 1.5), make_compared(0, "counts", 1.5, final=False)
-    measured: list[Event] = [make_started(), early, network, mixture, counts, make_finished(100)]
+    finished = dataclasses.replace(make_finished(100), best=mixture.loss)
+    measured: list[Event] = [make_started(), early, network, mixture, counts, finished]
     assert "On text that it has not seen: 1.8755 bits/char, like guessing among 3.7" in show_events(measured)
     text = show_events(measured, verbose=True)
     assert "counting alone: 2.1640 bits/char, like guessing among 4.5 characters (stream: read once" in text
@@ -209,9 +210,24 @@ def test_the_end_tells_a_mixture_from_its_parts() -> None:
     assert "\n    counting alone: 2.1640\n" in alone
     short = show_events([make_started(), make_evaluated(80, 1.4), mixture, counts, make_finished(100)], verbose=True)
     assert "\n  1.8755 bits/char" in short
-    hurried: list[Event] = [make_started(), make_evaluated(80, 1.4), counts, make_finished(100)]
-    assert "at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
-    assert "not seen: 2.0198 bits/char" in show_events(hurried)
+    finished = dataclasses.replace(make_finished(100), network_alone=True)
+    hurried: list[Event] = [make_started(), make_evaluated(80, 1.4), counts, finished]
+    assert "by the network alone, at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
+    assert "not seen, by the network alone: 2.0198 bits/char" in show_events(hurried)
+
+
+def test_evaluations_beside_counts_are_called_those_of_the_network_alone() -> None:
+    started, plain, live = dataclasses.replace(make_started(), counts=True), io.StringIO(), Terminal()
+    seen: list[Event] = [
+        started,
+        make_evaluated(80),
+        make_stepped(81),
+        make_evaluated(90, best=False),
+        make_stepped(99),
+    ]
+    assert "step 80  validation, network alone: 2.1640 bits/char" in show_events(seen, plain)
+    assert "validation, network alone: 2.1640 bits/char" in show_events(seen, live)
+    assert "alone" not in show_events([make_started(), *seen[1:]])
 
 
 def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:

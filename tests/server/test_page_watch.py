@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fake_books import docx, paragraph
 from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import app_of, make_run
+from scriven.loss import Loss
 from scriven.report.files import FilesReport
 from scriven.server.renewal import ServedCheckpoint
 from scriven.server.trainings import TrainingPolicy
@@ -48,15 +50,19 @@ def test_a_run_in_training_is_followed(page: Page, served_runs: dict[str, Path])
     page.click("#tab-watch")
     page.select_option("#watch-run", "right")
     expect(page.locator("#watch-plot svg circle")).to_have_count(5)
-    report = FilesReport()
-    report.handle(make_started(served_runs["right"], step=100))
+    facts, report = page.locator("#watch-facts"), FilesReport()
+    expect(facts).to_contain_text("On unseen text2.020 bits per character")
+    report.handle(replace(make_started(served_runs["right"], step=100), counts=True))
     for event in (make_stepped(101), make_evaluated(120, 1.2), make_sampled(120, "quite new")):
         report.handle(event)
     expect(page.locator("#watch-state")).to_have_text("Training now")
     expect(page.locator("#watch-plot svg circle")).to_have_count(6)
     expect(page.locator("#watch-samples")).to_contain_text("quite new")
-    report.handle(make_finished(120))
+    expect(facts).to_contain_text("Best so far1.731 bits per character, by the network alone")
+    report.handle(replace(make_finished(120), best=Loss(1000.0, 1000)))
     report.close()
+    expect(facts).to_contain_text("On unseen text1.443 bits per character")
+    expect(facts).not_to_contain_text("alone")
     expect(page.locator("#watch-state")).to_have_text("Finished")
 
 

@@ -39,6 +39,7 @@ def test_a_run_is_introduced(tmp_path: Path) -> None:
         "training_characters": 9000,
         "seconds": 90.0,
         "bits_per_char": pytest.approx(1.4 / math.log(2)),
+        "network_alone": False,
         "unit": "character",
     }
 

@@ -54,7 +54,9 @@ def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport)
     assert [each["step"] for each in news["samples"]] == [20, 40, 60, 80, 100]
     assert news["samples"][0]["text"] == "It was a dark night.\n"
     assert news["facts"]["started"]["name"] == "lstm 2x192"
-    assert news["facts"]["finished"]["step"] == 100
+    assert news["facts"]["started"]["counts"] is False
+    finished = news["facts"]["finished"]
+    assert [finished[name] for name in ("step", "nats", "characters", "network_alone")] == [100, 1400.0, 1000, False]
 
 
 def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> None:

@@ -11,7 +11,7 @@ import pytest
 from test_training import cut, evaluations, request, run
 
 from scriven.events import Evaluated, Finished, Started
-from scriven.loss import Loss
+from scriven.loss import Loss, kept_loss
 from scriven.runs import Run, open_run
 from scriven.runs.checkpoints import Best
 from scriven.settings import Choice, validate
@@ -207,3 +207,15 @@ def test_who_overfits_with_much_dropout_is_told_to_bring_text() -> None:
     made = Run(Path("runs/book"), settings, Vocabulary.of("ab"), {"texts": ["book.txt"]})
     assert "add more text" in (said := advise(made, settings, state, factor=1.0))
     assert "dropout" not in said
+
+
+def test_the_loss_of_a_kept_model_is_that_of_the_model_as_it_is_used() -> None:
+    network, mixture, counts, other = (Loss(nats, 10) for nats in (14.0, 13.0, 15.0, 12.0))
+    finals = [("stream", "network", network), ("stream", "mixture", mixture), ("stream", "counts", counts)]
+    windows = [("window-256", "network", other), ("window-256", "mixture", other)]
+    assert kept_loss([*finals, *windows], mixed=True, otherwise=other) == (mixture, False)
+    assert kept_loss(finals[:1], mixed=False, otherwise=other) == (network, False)
+    assert kept_loss(finals[:1], mixed=True, otherwise=other) == (network, True)
+    assert kept_loss(finals[2:], mixed=True, otherwise=other) == (other, True)
+    assert kept_loss([], mixed=False, otherwise=other) == (other, False)
+    assert kept_loss([], mixed=True, otherwise=Loss(0.0, 0)) == (Loss(0.0, 0), False)

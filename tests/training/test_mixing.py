@@ -13,7 +13,7 @@ from scriven import load, load_session, recipes
 from scriven.arrays import Float64s, Ids
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
-from scriven.events import Compared, Evaluated, Event, Started, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, Started, Stepped
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import measure
 from scriven.kernels import native_library
@@ -21,6 +21,7 @@ from scriven.kernels.counts import NgramCounter, NgramMixture, NgramTable
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.ngrams import COUNTS_FILE, MixtureWeights
+from scriven.runs.summary import summarize
 from scriven.settings import ModelSettings, SamplingSettings, merge_settings, validate
 from scriven.training import mixing
 from scriven.training.mixing import DISCOUNT, count_text, fit_mixture, most_context, most_counted
@@ -85,6 +86,11 @@ def test_a_network_is_measured_beside_counts_and_mixed_with_them(name: str, text
     ]
     losses = {each.model: each.loss.nats_per_char for each in compared if each.protocol == finals[0].protocol}
     assert losses["mixture"] < min(losses["counts"] + 0.02, finals[0].loss.nats_per_char)
+    used = next(each.loss for each in compared if each.final and each.model == "mixture")
+    started, finished = events[0], events[-1]
+    assert isinstance(started, Started) and isinstance(finished, Finished)
+    assert started.counts and (finished.best, finished.network_alone) == (used, False)
+    assert summarize(open_run(tmp_path / "run")).loss == used
     checkpoint = open_run(tmp_path / "run").checkpoint("best")
     assert checkpoint.mixture is not None
     assert checkpoint.manifest["counts"]["characters"] == compared[0].loss.characters
@@ -92,7 +98,7 @@ def test_a_network_is_measured_beside_counts_and_mixed_with_them(name: str, text
     assert model.predictor.counts is not None
     corpus = Corpus.open(open_run(tmp_path / "run").corpus_path)
     found = measure(finals[0].protocol, model.predictor, corpus.validation, lanes_at_most=1).loss
-    assert found == next(each.loss for each in compared if each.final and each.model == "mixture")
+    assert found == used
 
 
 def test_counts_change_no_bit_of_the_network(text: Path, tmp_path: Path) -> None:
@@ -117,6 +123,7 @@ def test_workers_and_a_resume_change_no_bit(text: Path, tmp_path: Path) -> None:
     cut = list(train(Request((str(text),), settings, tmp_path / "cut", initial="none", until=4)))
     rest = list(train(Request((), validate({}), tmp_path / "cut", resume="last")))
     again = list(train(Request(output=tmp_path / "again", replay=tmp_path / "whole")))
+    assert isinstance(cut[-1], Finished) and cut[-1].network_alone  # no mixture was measured yet
     compared = [[(each.model, each.loss) for each in events if isinstance(each, Compared)] for events in (whole, two)]
     assert compared[0] == compared[1] != []
     assert compared[0] == [(each.model, each.loss) for each in [*cut, *rest] if isinstance(each, Compared)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scriven.cli.common import Json, Row, RunFolder, Switch, show
-from scriven.cli.runs import summary_words
+from scriven.cli.runs import loss_facts, summary_words
 from scriven.errors import InputError, UsageError
 from scriven.loss import Loss
 from scriven.runtime import TRAIN_EXTRA
@@ -56,16 +56,16 @@ def info(
 
 
 def _show_run(name: str, layers: bool, *, as_json: bool) -> None:
-    """Prints what a person asks about a run, then its details; as JSON only these."""
+    """Prints what a person asks about a run, then its details; as JSON these, and its loss."""
     from scriven.runs import open_run
     from scriven.runs.summary import summarize
 
     run = open_run(name)
-    row = _describe_run(run, layers)
+    row, summary = _describe_run(run, layers), summarize(run)
     if as_json:
-        show([row], "json")
+        show([row | loss_facts(summary)], "json")
         return
-    show([{"run": row.pop("run"), **summary_words(run, summarize(run))}], "words")
+    show([{"run": row.pop("run"), **summary_words(run, summary)}], "words")
     details = {name: value for name, value in row.items() if name not in {"model", "parameters"}}
     details |= {"checkpoints": [_describe(checkpoint) for checkpoint in row["checkpoints"]]}
     details |= {"chosen": ", ".join(row["chosen"])} if row.get("chosen") else {}
@@ -147,18 +147,22 @@ def _checkpoint(run: Run, step: int) -> Row:
 
 
 def _counts(manifest: Row) -> Row:
-    """Returns the loss of the counts alone, if it was measured, and the weights of a mixture with the network."""
+    """Returns the loss of the counts alone, if it was measured, and the weights of a mixture with the network.
+
+    With either, the validation loss is of the network alone.
+    """
     alone, mixture = Loss(**{"nats": 0.0, "characters": 0} | manifest.get("counts", {})), manifest.get("mixture")
-    return ({"counts_nats_per_char": alone.nats_per_char} if alone.characters else {}) | (
-        {"mixture": mixture} if mixture else {}
-    )
+    facts: Row = {"counts_nats_per_char": alone.nats_per_char} if alone.characters else {}
+    facts |= {"mixture": mixture} if mixture else {}
+    return {"network_alone": True, **facts} if facts else {}
 
 
 def _describe(checkpoint: Row) -> str:
     if "damaged" in checkpoint:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
-    result = "not validated" if loss is None else f"validation loss {loss / math.log(2):.4f} bits/char"
+    of = "network alone" if checkpoint.get("network_alone") else "validation loss"
+    result = "not validated" if loss is None else f"{of} {loss / math.log(2):.4f} bits/char"
     if (accuracy := checkpoint.get("validation_accuracy")) is not None:
         result += f", {100 * accuracy:.1f} % right"
     if (counts := checkpoint.get("counts_nats_per_char")) is not None:

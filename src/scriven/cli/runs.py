@@ -33,8 +33,9 @@ def runs(
 ) -> None:
     """List the runs in a folder, the newest first: when each was trained, its text, model, loss and minutes.
 
-    The loss is measured on validation text, in bits per character, with the model as it is used. Minutes with a + are
-    those until the last evaluation of a training that has not come to its end.
+    The loss is measured on validation text, in bits per character, with the model as it is used. With a *, it is that
+    of the network alone, as its mixture with the counts was not measured (yet). Minutes with a + are those until the
+    last evaluation of a training that has not come to its end.
     """
     from scriven.runs.summary import list_runs
 
@@ -69,10 +70,19 @@ def _facts(path: Path) -> Row:
         "characters": summary.training_characters + summary.validation_characters,
         "model": run.settings.model.name,
         "parameters": summary.parameters,
-        "bits_per_char": summary.loss.bits_per_char if summary.loss else None,
-        "nats_per_char": summary.loss.nats_per_char if summary.loss else None,
+        **loss_facts(summary),
         "minutes": None if summary.seconds is None else summary.seconds / 60,
         "ended": summary.reason or None,
+    }
+
+
+def loss_facts(summary: Summary) -> Row:
+    """Returns the loss of the kept model, for JSON, and whether it is of the network alone."""
+    loss = summary.loss
+    return {
+        "bits_per_char": loss.bits_per_char if loss else None,
+        "nats_per_char": loss.nats_per_char if loss else None,
+        "network_alone": summary.network_alone,
     }
 
 
@@ -87,7 +97,7 @@ def _cells(path: Path, row: Row) -> Sequence[str]:
         name_texts(row["texts"]),
         f"{row['characters']:,}",
         row["model"],
-        f"{bits:.3f}" if bits is not None else "",
+        f"{bits:.3f}{'*' if row['network_alone'] else ''}" if bits is not None else "",
         f"{minutes:,.1f}{'' if row['ended'] else '+'}" if minutes is not None else "",
     )
 
@@ -112,7 +122,7 @@ def _put_table(rows: Sequence[Sequence[str]]) -> None:
 def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     """Returns what a person asks about a run, by name; a list has several lines."""
     from scriven.report import describe_choices
-    from scriven.report.words import duration
+    from scriven.report.words import NETWORK_ALONE, duration
 
     size = f": {summary.training_characters:,} characters" if summary.training_characters else ""
     size += f", and {summary.validation_characters:,} for validation" if summary.validation_characters else ""
@@ -121,10 +131,12 @@ def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     words["model"] = f"{run.settings.model.name}{size}" + (", mixed with counts of the text" if summary.mixed else "")
     if loss := summary.loss:
         right = f"; its likeliest character is right {100 * loss.accuracy:.0f} % of the time" if loss.judged else ""
-        words["loss"] = f"{loss.bits_per_char:.3f} bits/char, {describe_choices(loss.nats_per_char)}{right}"
+        alone = f", by the {NETWORK_ALONE}" * summary.network_alone
+        words["loss"] = f"{loss.bits_per_char:.3f} bits/char, {describe_choices(loss.nats_per_char)}{right}{alone}"
     if len(summary.losses) > 1:
         first, last = (value / math.log(2) for value in (summary.losses[0], summary.losses[-1]))
-        words["losses"] = f"{draw_sparkline(summary.losses)}  from {first:.3f} to {last:.3f}"
+        alone = f", of the {NETWORK_ALONE}" * summary.counted
+        words["losses"] = f"{draw_sparkline(summary.losses)}  from {first:.3f} to {last:.3f}{alone}"
     if summary.trained:
         ended = {"budget": "", "interrupted": ", then stopped", "": ", without an end so far"}.get(summary.reason, "")
         took = f", {duration(summary.seconds)}{ended}" if summary.seconds else ""

@@ -31,18 +31,20 @@ class Metrics(dict[str, list[Any]]):
 
     A row is a training step; late in a long run, it covers several steps. `step`, `epochs`, `characters` and `seconds`
     count from the start of the run. `training_bits_per_char` is a mean over `counted_characters`.
-    `validation_bits_per_char` and `validation_accuracy` have values in the rows of evaluations.
+    `validation_bits_per_char` and `validation_accuracy` have values in the rows of evaluations. If `network_alone`, the
+    run counts its text too, and all losses are those of the network without these counts.
 
     `name` and `model` describe the run. `epoch` is the number of its training characters.
     """
 
     def __init__(self, name: str = "") -> None:
         super().__init__({column: [] for column in (*OF_STEPS, COUNTED, *OF_EVALUATIONS)})
-        self.name, self.model, self.epoch = name, "", 0
+        self.name, self.model, self.epoch, self.network_alone = name, "", 0, False
 
     def __repr__(self) -> str:
         """The number of rows, and the columns."""
-        return f"Metrics({self.name!r}, {self.rows:,} rows of {', '.join(self)})"
+        alone = ", of the network alone" * self.network_alone
+        return f"Metrics({self.name!r}, {self.rows:,} rows of {', '.join(self)}{alone})"
 
     def _repr_html_(self) -> str:
         """The first and the last rows, for a notebook."""
@@ -66,6 +68,7 @@ class Metrics(dict[str, list[Any]]):
         if event == "started":
             self.model = f"{record.get('name')}, {number_in(record, 'parameters') or 0:,} parameters"
             self.epoch = int(number_in(record, "training_characters") or 0)
+            self.network_alone = record.get("counts") is True
         elif event == "stepped":
             loss = record.get("loss")
             counted = number_in(loss, "characters") if isinstance(loss, dict) else None

@@ -20,6 +20,7 @@ from scriven.arrays import Float64s
 from scriven.errors import InputError, UsageError
 from scriven.report import visible
 from scriven.report.metrics import COUNTED, Metrics
+from scriven.report.words import NETWORK_ALONE
 from scriven.safe_files import ensure_regular, replace_file
 
 By = Literal["characters", "epochs", "minutes", "steps"]
@@ -102,7 +103,8 @@ class Curve:
     @property
     def best_words(self) -> str:
         """The lowest validation loss, with its unit."""
-        return "not validated" if self.best is None else f"best: {self.validation[self.best]:.4f} bits/char"
+        alone = f" of the {NETWORK_ALONE}" * self.metrics.network_alone
+        return "not validated" if self.best is None else f"best{alone}: {self.validation[self.best]:.4f} bits/char"
 
 
 def _floats(values: Sequence[float | None]) -> Float64s:

@@ -21,11 +21,11 @@ from scriven.events import Compared, Evaluated, Event, Finished, RolledBack, Sam
 from scriven.loss import Loss
 from scriven.report import as_dict, visible
 from scriven.report.words import (
+    NETWORK_ALONE,
     describe_passes,
     duration,
     final_words,
     introduction,
-    kept_loss,
     means,
     next_commands,
     number,
@@ -163,8 +163,13 @@ class TerminalReport:
             lines.append(self._validation(self._evaluated[-1]))
         return Group(*lines)
 
+    @property
+    def _validation_name(self) -> str:
+        """The name of the losses of evaluations, which are of the network alone if its text is counted too."""
+        return f"validation, {NETWORK_ALONE}:" if self._started and self._started.counts else "validation"
+
     def _validation(self, last: Evaluated) -> Text:
-        told = f"validation {means(last.loss, whole=True)} at step {last.step:,}"
+        told = f"{self._validation_name} {means(last.loss, whole=True)} at step {last.step:,}"
         best = next((each for each in reversed(self._evaluated) if each.best), last)
         if best is last:
             return Text(told, style="green")
@@ -177,7 +182,8 @@ class TerminalReport:
         best = ("  best so far" if self._is_lowest(event.loss) else "  kept") if event.best else ""
         how = f" ({event.protocol}, {event.loss.characters:,} characters)" if self._verbose else ""
         self._say(
-            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss, whole=True)}{how}{best}",
+            f"{percent(event.progress)}  step {event.step:,}  {self._validation_name} "
+            f"{means(event.loss, whole=True)}{how}{best}",
             style="bold" if event.best else "",
         )
 
@@ -236,15 +242,18 @@ class TerminalReport:
         """Says how good the kept model is, in one line unless `verbose`."""
         if not event.best.characters:
             return ["There was no validation; the last model is kept."]
-        events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
-        measured = [each for each in events if each.final]
+        alone = f", by the {NETWORK_ALONE}" * event.network_alone
         if not self._verbose:
-            return [f"On text that it has not seen: {means(kept_loss(measured, event.best), whole=True)}."]
+            return [f"On text that it has not seen{alone}: {means(event.best, whole=True)}."]
+        events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
         finals: dict[str, list[Evaluated | Compared]] = {}
-        for each in measured:
-            finals.setdefault(each.protocol, []).append(each)
-        what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the kept model"
-        told = [f"{what}, at step {event.best_step:,}:"]
+        for each in events:
+            if each.final:
+                finals.setdefault(each.protocol, []).append(each)
+        kept = [each.loss for each in self._evaluated if each.step == event.best_step and not each.final]
+        lowest = self._is_lowest(kept[-1] if kept else event.best)
+        what = "Best validation loss" if lowest else "Validation loss of the kept model"
+        told = [f"{what}{alone}, at step {event.best_step:,}:"]
         if lines := [line for events in finals.values() for line in final_words(events)]:
             return told + lines
         protocols = [protocol_words(each) for each in self._evaluated[-1:]]

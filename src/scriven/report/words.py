@@ -11,6 +11,7 @@ from scriven.events import Compared, Evaluated, Finished, Started
 from scriven.loss import Loss
 from scriven.report import describe_choices
 
+NETWORK_ALONE = "network alone"  # says that a loss is without the counts of the model
 LEAST_READ = 0.005  # of the text, to be worth a word
 SHORT_DOCUMENT = 200  # characters, on average: people want several at once
 
@@ -64,13 +65,6 @@ def next_commands(run: str, event: Finished) -> list[str]:
     return [*resume, f"scriven sample {folder}{ends}", f"scriven score {folder} FILE", f"scriven serve {folder} --open"]
 
 
-def kept_loss(finals: Sequence[Evaluated | Compared], best: Loss) -> Loss:
-    """Returns the loss of the model as it is used, by the first protocol of the final losses; `best` without any."""
-    first = [each for each in finals if each.protocol == finals[0].protocol]
-    by_model = {each.model if isinstance(each, Compared) else "network": each.loss for each in first}
-    return by_model.get("mixture") or by_model.get("network") or best
-
-
 def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
     """Returns lines on the final losses by a protocol: of the model as it is used, then of its parts.
 
@@ -80,7 +74,7 @@ def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
     used = next((model for model in ("mixture", "network") if model in by_model), None)
     if used is None:
         return []
-    names = {"network": "the network alone", "counts": "counting alone"}
+    names = {"network": f"the {NETWORK_ALONE}", "counts": "counting alone"}
     parts = [
         f"{name}: {number(by_model[model].loss.bits_per_char)}" for model, name in names.items() if model in by_model
     ]

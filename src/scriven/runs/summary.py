@@ -16,7 +16,7 @@ import numpy as np
 
 from scriven.corpus.store import Corpus, Part
 from scriven.errors import InputError
-from scriven.loss import Loss
+from scriven.loss import Loss, kept_loss
 from scriven.runs.folder import RUNS, SETTINGS_FILE, Run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, is_number, number_in, read_lines
 from scriven.safe_files import exists
@@ -40,9 +40,11 @@ class Summary:
     parameters: int = 0
     training_characters: int = 0
     validation_characters: int = 0
-    loss: Loss | None = None  # of the model as it is used, by the protocol of its training
-    losses: list[float] = field(default_factory=list)  # nats per character, at each evaluation
-    mixed: bool = False  # whether the counts of the text take part
+    loss: Loss | None = None  # of the kept model as it is used, on validation text; see `network_alone`
+    network_alone: bool = False  # whether `loss` is without the model's counts, as their mixture was not measured
+    losses: list[float] = field(default_factory=list)  # of the network alone, nats per character, at each evaluation
+    counted: bool = False  # whether counts of the text stood beside the network in its training
+    mixed: bool = False  # whether they take part in the kept model
     sample: str = ""  # the last one, with its prompt
 
 
@@ -55,25 +57,21 @@ def list_runs(folder: Path = RUNS) -> list[Path]:
 def summarize(run: Run) -> Summary:
     """Returns what the logs of a run say. Raises InputError if a log cannot be read."""
     summary, log = Summary(), run.path / METRICS_FILE
-    final: dict[str, Loss] = {}  # by model, of the first protocol
-    protocol = ""
+    finals = list[tuple[str, str, Loss]]()  # protocol, model and loss
     for record in read_lines(log, skip=STEPPED) if exists(log) else ():
         summary.seconds = number_in(record, "seconds") or summary.seconds
         event, loss = record.get("event"), _loss(record, "best" if record.get("event") == "finished" else "loss")
         if event == "started":
-            summary.reason, protocol, final = "", "", {}
+            summary.reason, finals = "", []
             _note_start(summary, record)
         elif event in ("evaluated", "compared") and loss and record.get("final"):
-            protocol = protocol or str(record.get("protocol"))
-            if record.get("protocol") == protocol:
-                final[str(record.get("model", "network"))] = loss
+            finals.append((str(record.get("protocol")), str(record.get("model", "network")), loss))
         elif event == "evaluated" and loss:
             summary.losses.append(loss.nats_per_char)
             summary.loss = loss if record.get("best") is True else summary.loss
         elif event == "finished":
             summary.reason, summary.loss = str(record.get("reason")), loss or summary.loss
-    summary.mixed = "mixture" in final
-    summary.loss = final.get("mixture") or final.get("network") or summary.loss
+    _note_kept_model(run, summary, finals)
     summary.trained = log.lstat().st_mtime if exists(log) else None
     for record in read_lines(run.path / SAMPLES_FILE):
         if isinstance(record.get("prompt"), str) and isinstance(record.get("text"), str):
@@ -81,9 +79,22 @@ def summarize(run: Run) -> Summary:
     return summary
 
 
+def _note_kept_model(run: Run, summary: Summary, finals: list[tuple[str, str, Loss]]) -> None:
+    """Notes the loss of the kept model, and whether it is a mixture. A run without a log has them in its checkpoint."""
+    manifest: dict[str, Any] = {}
+    with contextlib.suppress(InputError):
+        manifest = run.checkpoint("best").manifest
+    summary.mixed = bool(manifest.get("mixture")) or any(model == "mixture" for _, model, _ in finals)
+    measured = summary.loss or _loss(manifest, "validation")
+    if measured or finals:
+        nothing = Loss(0.0, 0)
+        summary.loss, summary.network_alone = kept_loss(finals, mixed=summary.mixed, otherwise=measured or nothing)
+
+
 def _note_start(summary: Summary, record: dict[str, Any]) -> None:
     for name in ("parameters", "training_characters", "validation_characters"):
         setattr(summary, name, int(number_in(record, name) or 0))
+    summary.counted = record.get("counts") is True
 
 
 def _loss(record: dict[str, Any], name: str) -> Loss | None:

@@ -43,8 +43,8 @@ CHECK_SECONDS = 0.5  # seconds between two checks of the files of a run that is 
 KEEP_ALIVE_SECONDS = 15.0  # seconds without changes after which a comment is sent, which notices disconnected clients
 EVENTS = "text/event-stream; charset=utf-8"
 NO_STORE = {"cache-control": "no-store"}
-STARTED = ("name", "parameters", "training_characters", "validation_characters")
-FINISHED = ("step", "reason", "best_step", "seconds")
+STARTED = ("name", "parameters", "training_characters", "validation_characters", "counts")
+FINISHED = ("step", "reason", "best_step", "seconds", "network_alone")
 SAMPLED = ("step", "prompt", "text", "temperature", "seed")
 
 
@@ -149,7 +149,8 @@ def collect_losses(metrics: Sequence[Record]) -> Record:
         if record.get("event") == "started":
             facts = {"started": _scalars(record, STARTED), "finished": None}
         elif record.get("event") == "finished":
-            facts["finished"] = _scalars(record, FINISHED)
+            best = [{"nats": each["nats"], "characters": each["characters"]} for each in _loss(record, "best")]
+            facts["finished"] = _scalars(record, FINISHED) | (best[0] if best else {})
     return {"steps": thin_out(steps), "evaluations": evaluations, "facts": facts}
 
 
@@ -170,9 +171,9 @@ def _evaluation(record: Record) -> list[Record]:
     return [loss | rest for loss in _loss(record)]
 
 
-def _loss(record: Record) -> list[Record]:
+def _loss(record: Record, name: str = "loss") -> list[Record]:
     """The step and its loss, as a list of one; an empty list if the record has no valid loss."""
-    loss = record.get("loss")
+    loss = record.get(name)
     nats, characters = (loss.get("nats"), loss.get("characters")) if isinstance(loss, dict) else (None, None)
     if not (isinstance(nats, int | float) and isinstance(characters, int) and characters > 0):
         return []
@@ -300,6 +301,7 @@ def _introduction(folder: Path) -> dict[str, Any]:
             "training_characters": summary.training_characters,
             "seconds": summary.seconds,
             "bits_per_char": bits if math.isfinite(bits) else None,
+            "network_alone": summary.network_alone,
             "unit": run.vocabulary.unit,
             "beginnings": find_beginnings(run, summary),
         }

@@ -11,7 +11,8 @@ import math
 import struct
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +24,11 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, shortage
 from scriven.events import Compared, Evaluated, Event, Finished, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
-from scriven.loss import Loss
+from scriven.loss import Loss, kept_loss
 from scriven.runs import Checkpoint, Run, Saver
 from scriven.runs.checkpoints import Best
 from scriven.runs.journal import ReplayLog
+from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import finite
 from scriven.settings import Settings, reader_window
 from scriven.signals import Stopped
@@ -47,6 +49,15 @@ from scriven.training.state import NOTHING_MEASURED, TrainingState, cannot_resum
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # of which FINAL_SHARE is taken, at least, if the budget is not a time
+
+
+@dataclass
+class _Ending:
+    """Measurements after the last step."""
+
+    finals: list[tuple[str, str, Loss]] = field(default_factory=list)  # protocol, model and loss
+    overflowed: list[str] = field(default_factory=list)  # protocols whose loss is not finite
+    written_share: float = math.nan  # of known words in a sample
 
 
 class Trainer:
@@ -121,11 +132,11 @@ class Trainer:
             except Stopped as stopped:
                 self._save()
                 yield from self._saved_events(wait=True)
-                yield self._make_finished("interrupted", stopped.number)
+                yield self._make_finished("interrupted", _Ending(), stopped.number)
                 return
-        overflowed = list[str]()
-        share = yield from self._final_losses(overflowed)
-        yield self._make_finished("budget", overflowed=overflowed, share=share)
+        ending = _Ending()
+        yield from self._final_losses(ending)
+        yield self._make_finished("budget", ending)
 
     def _train_until_failure(self) -> Iterator[Event]:
         """Makes the remaining steps and evaluations.
@@ -343,53 +354,55 @@ class Trainer:
     def _final_share(self) -> float:
         return FINAL_SHARE * (self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds()))
 
-    def _final_losses(self, overflowed: list[str]) -> Generator[Event, None, float]:
-        """Measures the best model's exact validation losses, if there is time for them.
-
-        Adds the protocols whose loss is not finite to `overflowed`. Returns the share of known words in a
-        sample, or nan.
-        """
+    def _final_losses(self, ending: _Ending) -> Iterator[Event]:
+        """Measures the best model's exact validation losses, if there is time for them, and notes them in `ending`."""
         wanted, best = self.workers.broadcast(self._final_fits() and not self.stop()), self.state.best
         compared = self._compared_fits() and not self.stop()
-        share = math.nan
         if not (self.corpus.validation.characters and best and (wanted or compared)):
-            return share
+            return
         self.learner.use_best()
         self.learner.model.eval()
         with contextlib.suppress(Stopped):
             for protocol, loss in self.evaluator.final_losses() if wanted else ():
                 if math.isfinite(loss.total_nats):
+                    ending.finals.append((protocol, "network", loss))
                     yield self._make_evaluated(protocol, loss, step=best.step, best=True, final=True)
                 else:
-                    overflowed.append(protocol)
-            mixture = self.saver.run.checkpoint(best.step).mixture if self.saver and compared else None
+                    ending.overflowed.append(protocol)
+            mixture = self._kept_mixture() if compared else None
             for model, protocol, loss in self.evaluator.compared_losses(mixture, self.state.counts) if compared else ():
                 if math.isfinite(loss.total_nats):
+                    ending.finals.append((protocol, model, loss))
                     yield self._make_compared(model, protocol, loss, step=best.step, final=True)
-            share = self.evaluator.written_share(mixture) if compared else math.nan
-        return share
+            ending.written_share = self.evaluator.written_share(mixture) if compared else math.nan
 
-    def _make_finished(
-        self, reason: str, signal: int = 0, overflowed: list[str] | None = None, share: float = math.nan
-    ) -> Finished:
+    def _kept_mixture(self) -> MixtureWeights | None:
+        """Returns the weights of the kept model's mixture with counts, if it is one. Only rank 0 knows it."""
+        if not (self.saver and self.evaluator.table and self.state.best):
+            return None
+        return self.saver.run.checkpoint(self.state.best.step).mixture
+
+    def _make_finished(self, reason: str, ending: _Ending, signal: int = 0) -> Finished:
         state, factor = self.state, self.learner.optimizer.factor
         best = state.best or Best(step=state.step, loss=NOTHING_MEASURED)
+        loss, alone = kept_loss(ending.finals, mixed=self._kept_mixture() is not None, otherwise=best.loss)
         interrupted = reason == "interrupted"
         notes = describe_outcome(
-            self.settings, state, factor=factor, overflowed=overflowed or [], interrupted=interrupted
+            self.settings, state, factor=factor, overflowed=ending.overflowed, interrupted=interrupted
         )
         if self.saver and self.evaluator.table and not interrupted:
-            notes += written_notes(share, self.evaluator.readable_share, self.job, self.saver.run)
+            notes += written_notes(ending.written_share, self.evaluator.readable_share, self.job, self.saver.run)
         advised = self.saver and not interrupted and not any("scriven train" in note for note in notes)
         return Finished(
             step=state.step,
             reason=reason,
             best_step=best.step,
-            best=best.loss,
+            best=loss,
             seconds=self._seconds(),
             notes=tuple(notes),
             signal=signal,
             advice=advise(self.saver.run, self.settings, state, factor) if self.saver and advised else "",
+            network_alone=alone,
         )
 
     # --- checkpoints

@@ -17,7 +17,7 @@ from scriven.errors import Interrupted, UsageError
 from scriven.events import Evaluated, Event, Finished, Saved, Started
 from scriven.inference.predictor import Predictor
 from scriven.kernels.counts import NgramMixture, NgramTable
-from scriven.loss import Loss
+from scriven.loss import Loss, kept_loss
 from scriven.model.backends import tune_cpu
 from scriven.model.language_model import make_model
 from scriven.model.shapes import parameter_count
@@ -113,9 +113,12 @@ def _measure_counts(
     yield from evaluator.samples(COUNTS_STEP)
     saved = run.save({}, {}, state.model_dump(), best=COUNTS_STEP)
     yield Saved(step=COUNTS_STEP, path=str(saved.path))
-    for protocol, loss in evaluator.final_losses() if measured else ():
+    finals = [*evaluator.final_losses()] if measured else []
+    for protocol, loss in finals:
         yield _make_evaluated(state, protocol, loss, final=True)
-    best, seconds = state.last_validation, time.monotonic() - begun
+    named = [(protocol, "network", loss) for protocol, loss in finals]
+    best, _ = kept_loss(named, mixed=False, otherwise=state.last_validation)
+    seconds = time.monotonic() - begun
     yield Finished(step=COUNTS_STEP, reason="budget", best_step=COUNTS_STEP, best=best, seconds=seconds)
 
 
@@ -185,6 +188,7 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
         epoch_steps=trainer.epoch.steps,
         start="" if state.step else prepared.start,
         details=(*prepared.details, *epoch),
+        counts=trainer.evaluator.table is not None,
     )
 
 

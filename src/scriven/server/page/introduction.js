@@ -58,14 +58,14 @@ async function introduceModel() {
   if (!byId("write-start").hidden) writeExample();
 }
 
-function* describe({ texts, training_characters: characters, seconds, bits_per_char: bits, unit }) {
+function* describe({ texts, training_characters: characters, seconds, bits_per_char: bits, network_alone: alone, unit }) {
   if (!texts.length || !characters) return;
   const named = texts.slice(0, 3).map((text) => (text === "-" ? "a text" : text.replace(/(.)\.\w{1,5}$/, "$1")));
   const more = texts.length > 3 ? ` and ${number(texts.length - 3)} more` : "";
   yield "Learned from ";
   yield make("em", {}, named.join(", ") + more);
   yield `: ${approximate(characters)} ${unit}s${seconds ? ` in ${spellDuration(seconds)}` : ""}.`;
-  if (bits) yield ` It finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)} ${unit === "byte" ? "bytes" : "letters"}.`;
+  if (bits) yield ` ${alone ? "Its network alone" : "It"} finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)} ${unit === "byte" ? "bytes" : "letters"}.`;
 }
 
 function spellDuration(seconds) {

@@ -161,7 +161,7 @@ function curvesOf({ name, steps, evaluations, facts }) {
     while (at + 1 < training.length && training[at].step < step) at++;
     return unit === "steps" ? step : (training[at]?.x ?? 0);
   });
-  return { name, training, validation };
+  return { name, training, validation, alone: facts.started?.counts ? " of the network alone" : "" };
 }
 
 function draw() {
@@ -191,10 +191,10 @@ function placeOf({ x, step }) {
   return unit === "steps" ? `Step ${number(step)}` : `${number(x, 2)} ${unit}, step ${number(step)}`;
 }
 
-function valuesOf({ name, training, validation }, x) {
+function valuesOf({ name, training, validation, alone }, x) {
   const near = nearest(training, x);
   const told = nearest(validation, x);
-  const parts = [near && `${number(near.bits, 3)} training`, told && `${number(told.bits, 3)} validation at step ${number(told.step)}`];
+  const parts = [near && `${number(near.bits, 3)} training`, told && `${number(told.bits, 3)} validation${alone} at step ${number(told.step)}`];
   return `${others.length ? `${name} ` : ""}${parts.filter(Boolean).join(", ")}`;
 }
 
@@ -249,8 +249,12 @@ function showFacts() {
   const { evaluations, steps, facts: known, training } = run;
   const best = evaluations.reduce((low, each) => (!low || bits(each) < bits(low) ? each : low), null);
   const last = steps.findLast((each) => Number.isFinite(each.read) && Number.isFinite(each.seconds));
+  const kept = known.finished?.characters && "network_alone" in known.finished ? known.finished : null;
+  const alone = (yes) => (yes ? ", by the network alone" : "");
   const rows = [
-    ["Best so far", best && `${number(bits(best), 3)} bits per character`],
+    kept
+      ? ["On unseen text", `${number(bits(kept), 3)} bits per character${alone(kept.network_alone)}`]
+      : ["Best so far", best && `${number(bits(best), 3)} bits per character${alone(known.started?.counts)}`],
     ["Model", known.started && `${known.started.name}, ${number(known.started.parameters)} parameters`],
     ["Training text", known.started && `${number(known.started.training_characters)} characters`],
     ["Read so far", last && `${number(last.read)} characters in ${duration(last.seconds)}`],
