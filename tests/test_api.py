@@ -52,11 +52,20 @@ def test_train_load_sample_and_score(book: Path, tmp_path: Path) -> None:
         assert (run.path / name).exists()
 
 
-def test_losses_of_runs_are_a_table_and_a_picture(book: Path, tmp_path: Path) -> None:
+def test_losses_of_runs_are_a_table_and_a_picture(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = scriven.train(book, steps=4, output=tmp_path / "run", settings=SMALL, reports=[])
     assert run.metrics["step"] == [1, 2, 3, 4]
     assert f"{run.best.bits_per_char:.4f} bits/char" in run.plot(by="steps").summary
     assert scriven.plot_runs(run.path, scriven.load(run.path)).summary.count(": best: ") == 2
+    monkeypatch.chdir(tmp_path)
+    model = scriven.load("run")
+    monkeypatch.chdir("/")
+    assert run.metrics.rows and (model.metrics, repr(model.metrics)) == (run.metrics, repr(run.metrics))
+    assert model.plot(by="steps") == run.plot(by="steps")
+    with pytest.raises(scriven.UsageError, match="by 'hours'"):
+        model.plot(by="hours")  # type: ignore[arg-type]
+    with pytest.raises(scriven.UsageError, match="belongs to no run"):
+        scriven.Model(model.predictor, model.settings).metrics  # noqa: B018 - it raises
     with pytest.raises(scriven.UsageError, match="by 'hours'"):
         run.plot(by="hours")  # type: ignore[arg-type]
     with pytest.raises(scriven.UsageError, match="at least one run"):

@@ -93,7 +93,9 @@ def plot_runs(*runs: TrainedRun | Model | str | Path, by: By = "characters") -> 
 def _folder_of(run: TrainedRun | Model | str | Path) -> Path:
     if isinstance(run, TrainedRun):
         return run.path
-    path = run.run if isinstance(run, Model) else check_path("run", run)
+    if isinstance(run, Model):
+        return run.folder
+    path = check_path("run", run)
     if not path:
         raise UsageError(f"{run!r} belongs to no run; give a run, or its folder")
     return find_run(path)

@@ -48,8 +48,10 @@ from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
 from scriven.inference.unit_tables import TextPlaces, row_unit, unit_columns, unit_tables
+from scriven.report.metrics import Metrics, read_metrics
+from scriven.report.plot import By, Plot, plot_losses
 from scriven.results import Score, Step, WrittenText, score_of
-from scriven.runs.folder import Which, open_run
+from scriven.runs.folder import Which, find_run, open_run
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary, check_ids
 
@@ -88,6 +90,26 @@ class Model:
         if self.origin is None:
             raise UsageError("the model belongs to no run; only models from scriven.load can be saved and pickled")
         return self.origin
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run. Raises UsageError if the model belongs to none, InputError if it is gone."""
+        if not self.run:
+            raise UsageError(f"{self!r} belongs to no run; give a run, or its folder")
+        return find_run(self.origin.run if self.origin else self.run)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The losses of the run's training as a table, from its log, as in `TrainedRun`. Raises as `folder` does."""
+        return read_metrics(self.folder)
+
+    def plot(self, by: By = "characters") -> Plot:
+        """Draws the losses of the run's training, as `TrainedRun.plot` does.
+
+        Raises UsageError for another value of `by`, InputError if the run has no training steps, and as `folder` does.
+        """
+        check_choice("by", by, get_args(By))
+        return plot_losses([self.metrics], by)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -181,7 +181,8 @@ class IntroductionReply(Reply):
     texts: list[str] = Field(description="the names of the texts that it learned from, without their folders")
     training_characters: int
     seconds: float | None = Field(description="of training")
-    bits_per_char: float | None = Field(description="on validation text")
+    bits_per_char: float | None = Field(description="of the model as it is used, on validation text")
+    network_alone: bool = Field(description="whether that is without the model's counts, as both were not measured")
     unit: Literal["character", "byte"]
     beginnings: list[str] = Field(description="a few starts of paragraphs or documents of the training text")
 
@@ -198,7 +199,7 @@ class StepLossReply(Reply):
 
 
 class EvaluationLossReply(Reply):
-    """The validation loss at a step: nats over characters."""
+    """The validation loss of the network at a step: nats over characters."""
 
     step: int
     nats: float
@@ -209,7 +210,7 @@ class EvaluationLossReply(Reply):
 
 
 class FactsReply(Reply):
-    """Facts about a whole run."""
+    """Facts about a whole run. At its end: nats over characters of the kept model as it is used."""
 
     started: dict[str, Value] = {}
     finished: dict[str, Value] | None = None
