@@ -77,7 +77,6 @@ def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
         ({"stop": {"a": 1}}, "stop {'a': 1}: give a list of strings"),
         ({"stop": np.array("a")}, "give a list of strings"),
         ({"until_end": "no"}, "until_end 'no': give True or False"),
-        ({"until_end": None}, "until_end None: give True or False"),
         ({"temperature": None}, "temperature None"),
         ({"temperature": "hot"}, "temperature 'hot': give a number"),
         ({"temperature": -1}, "temperature -1: give 0 or more"),

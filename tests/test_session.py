@@ -396,12 +396,13 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def test_until_end_a_text_ends_by_itself(names: Model) -> None:
-    free = names.sample("a", length=200, seed=1)
+    free = names.sample("a", length=200, seed=1, until_end=False)
     assert "\n" in free
-    ended = names.sample("a", length=200, seed=1, until_end=True)
+    ended = names.sample("a", length=200, seed=1)
+    assert ended == names.sample("a", length=200, seed=1, until_end=True)
     assert ended == free.partition("\n")[0]
-    assert "".join(names.stream("a", length=200, seed=1, until_end=True)) == ended
-    (written,) = names.samples(1, "a", length=200, seed=1, until_end=True)
+    assert "".join(names.stream("a", length=200, seed=1)) == ended
+    (written,) = names.samples(1, "a", length=200, seed=1)
     assert (written, written.ended) == (ended, True)
     (cut,) = names.samples(1, "a", length=len(ended), seed=1, until_end=True)
     assert (cut, cut.ended) == (ended, False)
@@ -416,7 +417,7 @@ def test_texts_until_their_ends_are_those_of_following_seeds(names: Model) -> No
 
 
 def test_without_until_end_further_documents_follow(names: Model) -> None:
-    documents = names.sample(length=300, seed=1).split("\n")
+    documents = names.sample(length=300, seed=1, until_end=False).split("\n")
     assert len(documents) > 5
     session = names.session(seed=1)
     assert ["".join(session.write(300, until_end=True)) for _ in documents[:-1]] == documents[:-1]
@@ -486,6 +487,6 @@ def test_bytes_of_documents(tmp_path: Path) -> None:
     score = model.score("dé\nß")
     assert (score.characters, score.bytes, score.ends) == (5, 5, 2)
     favour(model.predictor, model.vocabulary.boundary, 4)
-    text = model.sample(length=200, seed=1, temperature=1)
+    text = model.sample(length=200, seed=1, temperature=1, until_end=False)
     assert text.count("\n") > 9
-    assert "\n" not in model.sample(length=200, seed=1, temperature=1, until_end=True)
+    assert "\n" not in model.sample(length=200, seed=1, temperature=1)

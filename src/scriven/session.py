@@ -116,6 +116,15 @@ class Model:
         """The symbols that the model knows."""
         return self.predictor.vocabulary
 
+    @property
+    def ends_texts(self) -> bool:
+        """Whether the model knows documents, and so where a text ends."""
+        return self.vocabulary.boundary is not None
+
+    def _ends(self, until_end: bool | None) -> bool:
+        """Whether a text ends with its document, as asked for, or unless asked, if the model knows documents."""
+        return self.ends_texts if until_end is None else until_end
+
     def encode(self, text: str) -> Ids:
         """Returns the ids (symbols,) of a text, int64. Ids from `vocabulary.size` on are unknown symbols."""
         return self.vocabulary.encode(text)
@@ -167,7 +176,7 @@ class Model:
         length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        until_end: bool = False,
+        until_end: bool | None = None,
         piece: int = LIVE,
         temperature: float = SAMPLING.temperature,
         top_k: int = SAMPLING.top_k,
@@ -176,10 +185,10 @@ class Model:
     ) -> Iterator[str]:
         """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
-        The text has at most `length` symbols. It ends before the first of the `stop` strings to appear in it, and, with
-        `until_end`, at the end of the document that the prompt begins; otherwise more documents follow. Pieces have at
-        most `piece` symbols, besides text that was held back because it might begin a stop string. Larger pieces are
-        faster. The same `seed` gives the same text; without a seed, every call is different.
+        The text has at most `length` symbols. It ends before the first of the `stop` strings to appear in it. A model
+        of documents ends it where the document ends that the prompt begins; without `until_end` more documents follow.
+        Pieces have at most `piece` symbols, besides text that was held back because it might begin a stop string.
+        Larger pieces are faster. The same `seed` gives the same text; without a seed, every call is different.
 
         `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
         are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the
@@ -187,7 +196,7 @@ class Model:
         values out of range, and for `until_end` if the model knows no documents.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, piece)
         session = self.session(seed=seed)
         pieces = session._write_with(options)
         session.read(prompt)
@@ -201,7 +210,7 @@ class Model:
         length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        until_end: bool = False,
+        until_end: bool | None = None,
         temperature: float = SAMPLING.temperature,
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
@@ -216,7 +225,7 @@ class Model:
         length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        until_end: bool = False,
+        until_end: bool | None = None,
         temperature: float = SAMPLING.temperature,
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
@@ -230,7 +239,7 @@ class Model:
         length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        until_end: bool = False,
+        until_end: bool | None = None,
         temperature: float = SAMPLING.temperature,
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
@@ -241,7 +250,7 @@ class Model:
         For a list of prompts it returns a list of texts, which are written side by side: text n is the one that
         prompt n gives with `seed + n`.
         """
-        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p)
         if not isinstance(prompt, str):
             return list(self._write_all(check_texts("prompt", prompt), seed, options))
         session = self.session(seed=seed)
@@ -256,7 +265,7 @@ class Model:
         length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        until_end: bool = False,
+        until_end: bool | None = None,
         temperature: float = SAMPLING.temperature,
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
@@ -268,7 +277,7 @@ class Model:
         itself. Arguments are those of `stream`.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p)
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:

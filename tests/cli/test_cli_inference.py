@@ -170,7 +170,8 @@ def test_interactive_remembers_what_the_screen_shows(
         (["--until-end"], "--until-end: this model has no documents"),
         (["--until-end", "--count", "2"], "ends by itself"),
         (["--until-end", "--interactive"], "ends by itself"),
-        (["--novelty"], "--until-end"),
+        (["--novelty"], "--novelty: this model has no documents"),
+        (["--novelty", "--no-until-end"], "--no-until-end"),
         (["--novelty", "--until-end", "--interactive"], "--interactive"),
     ],
 )
@@ -366,10 +367,19 @@ def test_sample_until_end_gives_one_name_a_line(names: str, capsys: pytest.Captu
     out, err = capsys.readouterr()
     assert out == "".join(model.sample(length=40, seed=3 + n, until_end=True) + "\n" for n in range(20))
     assert err == ""
-    main(["sample", names, "--until-end", "--seed", "3", "--prompt", "an"])
+    main(["sample", names, "--count", "1", "--seed", "3", "--prompt", "an"])
     assert capsys.readouterr().out == "an" + model.sample("an", seed=3, until_end=True) + "\n"
-    main(["sample", names, "--seed", "3", "--length", "60"])
-    assert capsys.readouterr().out.count("\n") > 2
+
+
+def test_sample_of_lines_gives_ten_whole_ones_by_itself(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load(names)
+    main(["sample", names, "--seed", "3"])
+    assert capsys.readouterr().out == "".join(model.sample(seed=3 + n) + "\n" for n in range(10))
+    main(["sample", names, "--greedy"])
+    assert capsys.readouterr().out == model.sample(temperature=0) + "\n"
+    main(["sample", names, "--seed", "3", "--length", "60", "--no-until-end"])
+    free = model.sample(length=60, seed=3, until_end=False)
+    assert "\n" in free and capsys.readouterr().out == free.removesuffix("\n") + "\n"
 
 
 def test_sample_tells_how_many_names_are_in_the_list(names: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,11 +408,12 @@ def test_a_prompt_is_part_of_the_name(names: str, capsys: pytest.CaptureFixture[
         assert row["known"] == (row["ended"] and "a" + row["text"] in {"anna", "ab", "a"})
 
 
+@pytest.mark.parametrize("flags", [[], ["--until-end"]])
 def test_interactive_completes_each_line(
-    names: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], names: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("an\nb"))
-    main(["sample", names, "--interactive", "--until-end", "--seed", "5"])
+    main(["sample", names, "--interactive", *flags, "--seed", "5"])
     session, expected = load(names).session(seed=5), ""
     for line in ("an", "b"):
         session.read(line)

@@ -91,7 +91,7 @@ def test_the_end_says_how_to_do_better() -> None:
 def test_short_documents_are_sampled_whole_and_several_at_once() -> None:
     names = dataclasses.replace(make_finished(5), best=Loss(nats=100.0, characters=700, ends=100))
     letters = dataclasses.replace(make_finished(5), best=Loss(nats=100.0, characters=70_000, ends=100))
-    assert "\n  scriven sample runs/book --until-end --count 20\n" in show_events([make_started(), names])
+    assert "\n  scriven sample runs/book --count 20\n" in show_events([make_started(), names])
     assert "\n  scriven sample runs/book\n" in show_events([make_started(), letters])
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from scriven.session import Model
 
 DEFAULTS = SamplingSettings()
+ITEMS = 10  # texts of a model of lines, such as names, unless --count says otherwise
 SEPARATOR = "-" * 16  # printed between two texts
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
@@ -58,13 +59,19 @@ PromptFile = Annotated[
     str | None,
     Parameter(help="file with the text to continue, read unchanged; also .gz, .xz, .bz2, .zst"),
 ]
-Length = Annotated[Whole, Parameter(name=["--length", "-n"], help="characters to write (for a model of bytes: bytes)")]
+Length = Annotated[
+    Whole,
+    Parameter(name=["--length", "-n"], help="characters to write, of each text at most (for a model of bytes: bytes)"),
+]
 Sampling = Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)]
 Greedy = Annotated[Switch, Parameter(help="always pick the most likely character, like --temperature 0")]
 Seed = Annotated[Whole | None, Parameter(help="the same seed gives the same text; unless given, it is random")]
 Count = Annotated[
-    Whole,
-    Parameter(help="how many texts to write at once; the first has the given seed, the next seed + 1, and so on"),
+    Whole | None,
+    Parameter(
+        help="how many texts to write at once; the first has the given seed, the next seed + 1, and so on. Unless "
+        f"given, 1; of a model of lines, such as names, {ITEMS}"
+    ),
 ]
 Stop = Annotated[
     list[str] | None,
@@ -75,24 +82,25 @@ Stop = Annotated[
     ),
 ]
 UntilEnd = Annotated[
-    Switch,
+    bool | None,
     Parameter(
         help="end each text where its document ends (for a model of names: after one name), at --length at the latest. "
-        "Without it, a model of documents writes one after another"
+        "Models of documents do so unless told --no-until-end: then one document follows another. With --interactive, "
+        "only those of lines do so by themselves"
     ),
 ]
 Novelty = Annotated[
     Switch,
     Parameter(
-        help="with --until-end: say at the end how many of the texts occur as documents in the training text, word for "
-        "word"
+        help="for a model of documents: say at the end how many of the texts occur as documents in the training text, "
+        "word for word"
     ),
 ]
 Interactive = Annotated[
     Switch,
     Parameter(
-        help="continue each line that you type, and remember everything before it, until the end of the input. With "
-        "--until-end, each line starts a new document"
+        help="continue each line that you type, and remember everything before it, until the end of the input. For a "
+        "model of lines, or with --until-end, each line starts a new document"
     ),
 ]
 Choose = Annotated[
@@ -113,9 +121,9 @@ def sample(
     sampling: Sampling = DEFAULTS,
     greedy: Greedy = False,
     seed: Seed = None,
-    count: Count = 1,
+    count: Count = None,
     stop: Stop = None,
-    until_end: UntilEnd = False,
+    until_end: UntilEnd = None,
     novelty: Novelty = False,
     interactive: Interactive = False,
     choose: Choose = False,
@@ -130,24 +138,31 @@ def sample(
 ) -> None:
     """Write text with a trained model. The prompt and the text after it are shown as they are written.
 
+    A model of lines, such as names, writes 10 whole ones.
+
     Characters of the prompt that the model has never seen are read as <unk>, and a note names them.
     """
     _check(sampling, greedy, count, interactive, as_json)
     _check_numbers(length, seed)
     choices = {"invalid": invalid, "encoding": encoding}
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
-    _check_novelty(novelty, interactive, until_end)
+    _check_novelty(novelty, interactive, until_end is not False)
     if choose:
-        unused = {"--json": as_json, "--interactive": interactive, "--count": count > 1, "--novelty": novelty}
-        unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop), "--until-end": until_end}
+        unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
+        unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
+        unused |= {"--count": bool(count and count > 1), "--until-end": bool(until_end)}
         _check_choosing(sampling, unused)
     from scriven.session import load
 
-    writing = {"length": length, "stop": _stops(stop or []), "until_end": until_end, **sampling.model_dump()}
+    writing = {"length": length, "stop": _stops(stop or []), **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     note_slowness(model)
-    _check_end(model, until_end)
+    _check_end(model, "--until-end" if until_end else "--novelty" if novelty else "")
+    lines = model.settings.corpus.documents == "lines"
+    writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
+    if count is None:
+        count = ITEMS if lines and writing["until_end"] and writing["temperature"] else 1
     prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)
     if choose:
@@ -181,7 +196,7 @@ def _choose(model: Model, prompt: str, length: int) -> None:
 def _check_novelty(novelty: bool, interactive: bool, until_end: bool) -> None:
     """Raises UsageError when texts would not be whole documents."""
     if novelty and (interactive or not until_end):
-        raise UsageError("--novelty compares whole documents; give --until-end with it, and drop --interactive")
+        raise UsageError("--novelty compares whole documents; drop --interactive and --no-until-end")
 
 
 def _check_choosing(sampling: SamplingSettings, others: Mapping[str, bool]) -> None:
@@ -271,13 +286,14 @@ def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Writt
     return [written.ended and there for written, there in zip(texts, found, strict=True)]
 
 
-def _check(sampling: SamplingSettings, greedy: bool, count: int, interactive: bool, as_json: bool) -> None:
+def _check(sampling: SamplingSettings, greedy: bool, count: int | None, interactive: bool, as_json: bool) -> None:
     """Raises UsageError when flags contradict each other."""
     flags = ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set)]
     if greedy and flags:
         raise UsageError(
             f"--greedy always picks the most likely character, so {', '.join(flags)} would do nothing; drop one"
         )
+    count = 1 if count is None else count
     if count < 1:
         raise UsageError(f"--count {count}: give 1 or more")
     if count > 1 and (greedy or sampling.temperature == 0):
@@ -308,11 +324,11 @@ def _check_prompt(prompt: str, file: str | None, choices: Mapping[str, str | Non
         raise UsageError("--interactive reads lines from standard input; give the prompt itself, or --prompt-file FILE")
 
 
-def _check_end(model: Model, until_end: bool) -> None:
-    """Raises UsageError for --until-end when the model has no documents, whose ends it could write."""
-    if until_end and model.vocabulary.boundary is None:
+def _check_end(model: Model, flag: str) -> None:
+    """Raises UsageError for a flag, if any, when the model has no documents, whose ends it could write."""
+    if flag and not model.ends_texts:
         raise UsageError(
-            "--until-end: this model has no documents, so its text never ends by itself; give --length instead, or "
+            f"{flag}: this model has no documents, so its text never ends by itself; give --length instead, or "
             "train a model with --corpus.documents"
         )
 

@@ -61,8 +61,13 @@ def next_commands(run: str, event: Finished) -> list[str]:
     folder = shlex.quote(run)
     resume = [f"scriven train --resume -o {folder}"] if event.reason == "interrupted" else []
     loss = event.best
-    ends = " --until-end --count 20" if loss.ends and loss.characters < SHORT_DOCUMENT * loss.ends else ""
-    return [*resume, f"scriven sample {folder}{ends}", f"scriven score {folder} FILE", f"scriven serve {folder} --open"]
+    more = " --count 20" if loss.ends and loss.characters < SHORT_DOCUMENT * loss.ends else ""
+    return [
+        *resume,
+        f"scriven sample {folder}{more}",
+        f"scriven score {folder} FILE",
+        f"scriven serve {folder} --open",
+    ]
 
 
 def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
