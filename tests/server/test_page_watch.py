@@ -210,6 +210,7 @@ def test_a_training_that_fails_says_why_on_the_page(
     page, old = context.new_page(), make_run(tmp_path / "runs" / "old")
     with serving(app_of({"old": old}, trainings=TrainingPolicy(ServedCheckpoint))) as place:
         page.goto(f"{place.url}/#watch")
+        expect(page.locator("#watch-plot polyline.training")).to_be_visible()  # also of a run alone
         page.click("#train-new")
         expect(page.locator("#train-file")).to_be_hidden()
         novel = docx(tmp_path / "my novel.docx", paragraph("a dark night"))
