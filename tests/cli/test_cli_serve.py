@@ -83,7 +83,8 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path, command: Comman
     ("words", "said"),
     [
         (["RUN", "RUN"], "two runs are called book"),
-        ([], "there are no runs in runs; train one with scriven train book.txt --minutes 5"),
+        (["--no-training"], "there are no runs in runs; train one with scriven train book.txt --minutes 5"),
+        (["--allow-host", "a.example"], "the page cannot train one, as other machines can reach this server"),
         (["RUN", "--host", "0.0.0.0"], "--token"),
         (["RUN", "--token", "short"], "16"),
         (["RUN", "--port", "x"], "--port"),
@@ -146,10 +147,28 @@ def test_runs_that_cannot_be_served_are_noted(
     monkeypatch.chdir(tmp_path)
     for name in ("book", "letters"):
         shutil.rmtree(make_run(tmp_path / "runs" / name) / "checkpoints")
-    done = command("serve", "--port", "0")
+    done = command("serve", "--port", "0", "--no-training")
     assert done.code == 3
     assert done.err.count("is not served: ") == 2
     assert "none of the 2 runs can be served" in done.err
+
+
+def test_without_a_run_it_says_so_and_a_first_one_can_be_trained(tmp_path: Path) -> None:
+    """A run that has no checkpoint yet is watched, and would be served from its first one on."""
+    words = [sys.executable, "-m", "scriven", "serve", "--port", "0"]
+    for runs in ([], ["begun"]):
+        for name in runs:
+            shutil.rmtree(make_run(tmp_path / "runs" / name) / "checkpoints")
+        with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            try:
+                said = [process.stderr.readline() for _ in (*runs, "address")]
+                url = re.fullmatch(r"there is no model yet: choose a text .* write with it, at (http://.*)\n", said[-1])
+                assert url
+                assert [each["name"] for each in httpx.get(f"{url[1]}/runs").json()] == runs
+                assert httpx.get(f"{url[1]}/trainings").json()["refusal"] == ""
+            finally:
+                process.kill()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")

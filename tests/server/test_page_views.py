@@ -329,7 +329,7 @@ def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, serv
         page.goto(place.url)
         expect(page.locator("#model option")).to_have_count(1)
         page.click("#tab-compare")
-        expect(page.locator("#compare-note")).to_contain_text("or start scriven serve with several runs")
+        expect(page.locator("#compare-note")).to_contain_text("Compare two temperatures, or train another")
         page.fill("#compare-length", "120")
         page.click("#compare-go")
         expect(page.locator("#compare .verdict .figure")).to_have_count(2)

@@ -203,6 +203,48 @@ def test_a_model_is_trained_from_the_page(
         page.close()
 
 
+def test_a_first_model_is_trained_from_the_page(
+    context: BrowserContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server without a run, from the first look to a text by the new model, without a restart."""
+    monkeypatch.chdir(tmp_path)
+    page, said = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: said.append(message.text) if message.type in {"error", "warning"} else None)
+    page.set_viewport_size({"width": 390, "height": 844})
+    with serving(app_of({}, trainings=TrainingPolicy(ServedCheckpoint))) as place:
+        page.goto(f"{place.url}/#write")
+        expect(page.locator("#watch-first")).to_contain_text("There is no model here yet.")
+        for hidden in ("#tabs", "#watch-chart", "#watch-about", "#train-bar", "#pick"):
+            expect(page.locator(hidden)).to_be_hidden()
+        expect(page.locator("#train-first")).to_be_in_viewport()
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        assert Axe().run(page).response["violations"] == []
+        page.click("#train-first")
+        page.fill("#train-text", "a")
+        page.fill("#train-name", "short")
+        page.click("#train-dialog .main")
+        expect(page.locator("#train-says")).to_contain_text("short failed: ", timeout=SLOW)
+        expect(page.locator("#watch-first")).to_be_visible()
+        page.click("#train-first")
+        novel = docx(tmp_path / "my novel.docx", "".join(map(paragraph, TEXT.splitlines())))
+        page.set_input_files("#train-choose", novel)
+        expect(page.locator("#train-name")).to_have_value("my-novel")
+        page.click("#train-dialog .main")
+        expect(page.locator("#watch-chart")).to_be_visible(timeout=SLOW)
+        expect(page.locator("#watch-first")).to_be_hidden()
+        expect(page.locator("#watch-plot polyline.training")).to_have_attribute(
+            "points", re.compile(r"\d"), timeout=SLOW
+        )
+        assert Axe().run(page).response["violations"] == []
+        page.click("#train-stop")
+        page.click("#train-write", timeout=SLOW)
+        expect(page.locator("#write-about")).to_contain_text("Learned from my-novel")
+        assert len(write(page, "It ")) == 103
+        page.close()
+    assert said == []
+
+
 def test_a_training_that_fails_says_why_on_the_page(
     context: BrowserContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def serve(
 
     Each model has the name of its run's folder. While a run is still training, the server switches to each new best
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
+    Without a model, the page trains a first one.
     """
     check_can_serve()
     from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
@@ -137,21 +138,27 @@ def serve(
     def new_source(run: Path) -> ServedCheckpoint:  # a step of another run is none of a new one
         return source(run, checkpoint if checkpoint in ("best", "last") else "best")
 
+    refusal = why_refused(host, token, [*hosts, *origins]) if training else NO_TRAININGS.refusal
     sources = {name: source(run) for name, run in folders.items()}
     models = _open_models(sources, all_of_them=not runs)
-    sources, folders = {name: sources[name] for name in models}, {name: folders[name] for name in models}
+    if not models and refusal:
+        raise _explain_lack(len(sources), refusal)
+    if models:  # otherwise, a run that is being trained is served from its first checkpoint on
+        sources, folders = {name: sources[name] for name in models}, {name: folders[name] for name in models}
     for model in models.values():
         note_slowness(model)
     listener = _listen(host, port)
     address = _address(host, listener.getsockname()[1], token)
-    _say(f"serving {', '.join(models)} at {address}")
+    _say(f"serving {', '.join(models)} at {address}" if models else f"{NO_MODEL_YET} at {address}")
     _raise_file_limit(LIMITS.connections)
-    refusal = why_refused(host, token, [*hosts, *origins]) if training else NO_TRAININGS.refusal
     trainings = TrainingPolicy(new_source, texts, refusal)
     app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings)
     if open_browser:
         _open_page(address, folders.values())
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
+
+
+NO_MODEL_YET = "there is no model yet: choose a text and train one, then write with it,"
 
 
 def _say(line: str) -> None:
@@ -160,12 +167,10 @@ def _say(line: str) -> None:
 
 def _find_folders(runs: tuple[str, ...]) -> dict[str, Path]:
     """Returns the folders of the runs, or of all in `runs/`, by the names of their models."""
-    from scriven.runs.folder import RUNS, find_run
+    from scriven.runs.folder import find_run
     from scriven.runs.summary import list_runs
 
     folders = [find_run(run) for run in runs] or list_runs()
-    if not folders:
-        raise UsageError(f"there are no runs in {RUNS}; train one with scriven train book.txt --minutes 5, or name one")
     names = [_name_model(folder) for folder in folders]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -183,9 +188,17 @@ def _open_models(sources: Mapping[str, ServedCheckpoint], *, all_of_them: bool) 
             if not all_of_them:
                 raise
             note(f"{name} is not served: {error}")
-    if not models:
-        raise InputError(f"none of the {len(sources)} runs can be served; the notes above say why")
     return models
+
+
+def _explain_lack(runs: int, refusal: str) -> ScrivenError:
+    """The error of a server that has no model, and lets nobody train one on its page."""
+    from scriven.runs.folder import RUNS
+
+    if runs:
+        return InputError(f"none of the {runs} runs can be served; the notes above say why")
+    way_out = "train one with scriven train book.txt --minutes 5, or name one"
+    return UsageError(f"there are no runs in {RUNS}; {way_out}; the page cannot train one, as {refusal}")
 
 
 def _open_page(address: str, folders: Iterable[Path]) -> None:

@@ -45,7 +45,7 @@ MEDIA_TYPES = {
 
 # A comment on lines of its own, or at the end of a line, without quotation marks, as it would have inside of a string.
 COMMENT = re.compile(rb"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)[ \t]*$|[ \t]+// [^\"'`\n]*$", re.MULTILINE | re.DOTALL)
-CSS_SPACE = re.compile(rb"(?<=[{};:,]) | (?=[{}])")
+CSS_SPACE = re.compile(rb"\n|(?<=[{};:,>]) |;?\s*(?=})| (?=[{>])")  # and the last semicolon of a rule
 INDENTATION = re.compile(rb"^[ \t]+", re.MULTILINE)
 
 
@@ -83,7 +83,7 @@ def _load_file(path: Path) -> PageFile:
 
 
 def _slim(data: bytes) -> bytes:
-    """Returns a file without its comments and indentation. Lines keep their numbers, which errors name."""
+    """Returns a file without its comments and indentation. Lines keep their numbers, which errors of scripts name."""
     return INDENTATION.sub(b"", COMMENT.sub(lambda found: b"\n" * found[0].count(b"\n"), data))
 
 

@@ -1,7 +1,7 @@
 """POST /extract: the text of a .docx or .epub file, read as `scriven train` reads it.
 
 A browser cannot read such files, so the page sends them here. They are held in memory, never unpacked to the disk, and
-everything about them is bounded: their size, that of their XML, the length of their text, and the time to read them.
+everything about them is bounded: the sizes of the file and of its XML, the length of its text, and the time to read it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from scriven.server.saved_states import SavedStates
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
+NO_MODEL = "this server has no model yet; train one on its page, or with POST /trainings"
 LEARNED_AT_ONCE = 256  # symbols that a text learns from at once, so that requests that are gone end soon
 NO_TRAINING_TEXT = (
     "this model's counts go on from its training text, which this server does not have; served with --counts none, the "
@@ -186,6 +187,8 @@ class ServerState:
 
         Raises ApiError: 404 if there is no such model, 400 if there are several and `name` is empty.
         """
+        if not self.models:
+            raise ApiError(404, NO_MODEL, "model", "model_not_found")
         if not name and len(self.models) == 1:
             return next(iter(self.models.values()))
         known = ", ".join(self.models)
@@ -199,9 +202,9 @@ class ServerState:
 
     def model_for_vocabulary(self, name: str) -> ServedModel:
         """The model whose vocabulary is meant. No name is needed if all models have the same vocabulary."""
-        first, *others = self.models.values()
-        same = all(each.model.vocabulary == first.model.vocabulary for each in others)
-        return first if not name and same else self.model_named(name)
+        served = [*self.models.values()]
+        same = all(each.model.vocabulary == served[0].model.vocabulary for each in served)
+        return served[0] if served and same and not name else self.model_named(name)
 
     def context(self, served: ServedModel, handle: str) -> tuple[Context, int]:
         """The context of a saved state and its number of characters; those of an empty text if `handle` is empty."""

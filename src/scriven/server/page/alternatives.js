@@ -62,10 +62,10 @@ function fill(found, character, choose) {
 function button({ text, probability }, most, here, choose) {
   const bar = inline("bar-of");
   bar.style.width = `${(100 * probability) / most}%`;
-  const glyph = make("span", { className: isBlank(text) ? "glyph word" : "glyph" }, nameCharacter(text));
+  const glyph = inline(isBlank(text) ? "glyph word" : "glyph", nameCharacter(text));
   const share = inline("share", probability ? percent(probability) : "less likely");
   const made = make("button", {}, glyph, make("span", { className: "track", ariaHidden: "true" }, bar), share);
-  if (here) made.setAttribute("aria-current", "true");
+  if (here) made.ariaCurrent = "true";
   made.addEventListener("click", () => choose(text));
   return made;
 }

@@ -4,6 +4,7 @@ import { load, store } from "./storage.js";
 
 const KEY = "scriven-token";
 const PIECE = 20_000; // characters scored by one request
+const encode = encodeURIComponent;
 let askForToken = async () => null;
 let token = load(KEY, "session");
 
@@ -93,10 +94,10 @@ export async function modelNames() {
 }
 
 /** What a model learned from and how well, and beginnings of texts: see GET /runs/{name} of the API. */
-export const introduction = (model) => getJson(`runs/${encodeURIComponent(model)}`);
+export const introduction = (model) => getJson(`runs/${encode(model)}`);
 
 /** The text of a .docx or .epub file. */
-export const extract = async (file) => (await call(`extract?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).text();
+export const extract = async (file) => (await call(`extract?name=${encode(file.name)}`, { method: "POST", body: file })).text();
 
 /**
  * Yields pieces of text as the model generates them: `{text, ended, unknown}`, where `unknown` are characters of the
@@ -116,7 +117,7 @@ const NO_TEXT = /^(<unk>|bytes:.*)$/; // names of tokens that are not a characte
 /** The `count` most likely characters after a text, in order: `[{text, probability}]`. */
 export async function likeliestCharacters(model, prompt, count, signal) {
   const fields = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
-  const answer = await (await post("v1/completions", fields, { signal })).json();
+  const answer = await postJson("v1/completions", fields, { signal });
   const top = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
   const characters = top.filter(([text]) => !NO_TEXT.test(text));
   return characters.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
@@ -127,23 +128,25 @@ export async function likeliestCharacters(model, prompt, count, signal) {
  * ""), and `knowsReturn` (whether it knows the character "\r").
  */
 export async function tokenizerFacts(model) {
-  const requests = [call(`tokenizer_info?model=${encodeURIComponent(model)}`), post("tokenize", { model, prompt: "\r" })];
-  const [info, tokenized] = await Promise.all((await Promise.all(requests)).map((answer) => answer.json()));
+  const requests = [getJson(`tokenizer_info?model=${encode(model)}`), postJson("tokenize", { model, prompt: "\r" })];
+  const [info, tokenized] = await Promise.all(requests);
   return { unit: info.unit, separator: info.separator ?? "", knowsReturn: tokenized.tokens[0] < info.vocab_size };
 }
 
 /** Yields everything that happened in a run so far, then each change as it happens; see `scriven.server.run_monitor`. */
 export async function* followRun(run, signal) {
-  yield* readEvents(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
+  yield* readEvents(await call(`runs/${encode(run)}/events`, { signal }));
 }
 
-const getJson = async (path, options) => (await call(path, options)).json();
+const getJson = async (path) => (await call(path)).json();
+
+const postJson = async (...request) => (await post(...request)).json();
 
 /** All runs: `[{name, training, steps}]`. */
 export const runs = () => getJson("runs");
 
 /** The losses of a run: `{steps, evaluations, facts, training}`. */
-export const runMetrics = (run) => getJson(`runs/${encodeURIComponent(run)}/metrics`);
+export const runMetrics = (run) => getJson(`runs/${encode(run)}/metrics`);
 
 /** The trainings of this server, the texts it offers, and why it refuses to train: `{trainings, texts, refusal}`. */
 export const trainings = () => getJson("trainings");
@@ -152,7 +155,7 @@ export const trainings = () => getJson("trainings");
 export const startTraining = (fields) => post("trainings", fields);
 
 /** Makes a training save and end. */
-export const stopTraining = (name) => call(`trainings/${encodeURIComponent(name)}`, { method: "DELETE" });
+export const stopTraining = (name) => call(`trainings/${encode(name)}`, { method: "DELETE" });
 
 /**
  * Yields the surprisals in nats of all characters (or bytes) of a text, in consecutive lists. A browser reads no response
@@ -165,7 +168,7 @@ export async function* score(model, text, separator, signal) {
     const end = pieceEnd(text, start + PIECE);
     const continues = end < text.length && !(separator && text.startsWith(separator, end - separator.length));
     const fields = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: continues };
-    const answer = await (await post("score", fields, { signal })).json();
+    const answer = await postJson("score", fields, { signal });
     if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would expire later anyway
     yield answer.surprisal;
     if (continues && !answer.state) throw new Error("The server loaded a newer checkpoint in the meantime. Please read the text again.");

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";
-import { byId, on, option } from "./elements.js";
+import { byId, hide, on, option, say } from "./elements.js";
 import * as read from "./read.js";
 import { load, store } from "./storage.js";
 import * as watch from "./watch.js";
@@ -18,20 +18,30 @@ const app = {
   get model() {
     return byId("model").value;
   },
+  /** Selects a model. */
+  choose(name) {
+    byId("model").value = name;
+    byId("model").dispatchEvent(new Event("change"));
+  },
+  /** Offers these models; those already offered stay. Without any, there is only Watch, where one is trained. */
+  offer(names) {
+    const added = names.filter((name) => !app.models.includes(name));
+    app.models.push(...added);
+    byId("model").append(...added.map(option));
+    hide("tabs", !app.models.length);
+    return added;
+  },
   /** Calls `callback` whenever another model is selected. */
-  onModel(callback) {
-    on("model", "change", callback);
-  },
+  onModel: (callback) => on("model", "change", callback),
   /** Announces a sentence to screen readers. */
-  announce(words) {
-    byId("announcement").textContent = words;
-  },
+  announce: (words) => say("announcement", words),
 };
 
 function open(name, focus = false) {
+  if (byId("tabs").hidden) name = "watch";
   for (const tab of tabs) {
     const here = tab.id === `tab-${name}`;
-    tab.setAttribute("aria-selected", String(here));
+    tab.ariaSelected = here;
     tab.tabIndex = here ? 0 : -1;
     byId(tab.getAttribute("aria-controls")).hidden = !here;
     if (here && focus) tab.focus();
@@ -50,14 +60,13 @@ function viewOfAddress() {
 
 function listenToTabs() {
   const names = Object.keys(views);
-  const steps = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
   tabs.forEach((tab, place) => {
     tab.addEventListener("click", () => open(names[place]));
     tab.addEventListener("keydown", (event) => {
-      if (!(event.key in steps)) return;
-      const next = place + steps[event.key];
+      const next = { ArrowRight: (place + 1) % names.length, ArrowLeft: place - 1, Home: 0, End: -1 }[event.key];
+      if (next === undefined) return;
       event.preventDefault();
-      open(names[Number.isFinite(next) ? (next + names.length) % names.length : next < 0 ? 0 : names.length - 1], true);
+      open(names.at(next), true);
     });
   });
   addEventListener("hashchange", () => open(viewOfAddress()));
@@ -90,15 +99,12 @@ async function begin() {
   listenToTabs();
   api.storeTokenFromAddress();
   api.onTokenNeeded(askForToken);
-  const first = viewOfAddress();
-  byId(first).hidden = false;
   try {
-    app.models = await api.modelNames();
+    app.offer(await api.modelNames());
   } catch (error) {
-    byId("write-note").textContent = `The models could not be listed: ${error.message}.`;
+    say("write-note", `The models could not be listed: ${error.message}.`);
   }
-  byId("model").replaceChildren(...app.models.map(option));
-  open(first);
+  open(viewOfAddress());
 }
 
 begin();

@@ -79,14 +79,11 @@ const hasOneModel = () => app.models.length < 2;
 /** A hint to show before they write. */
 function hint() {
   const choices = sides.map((each) => `${each.temperature.value} ${each.model.value}`);
-  const several = "start scriven serve with several runs";
-  if (new Set(choices).size < choices.length) return `Two of these would write the same text. Change a temperature, or ${hasOneModel() ? several : "choose another model"}.`;
-  return hasOneModel() ? `There is only one model here. Compare two temperatures, or ${several}.` : "";
+  if (new Set(choices).size < choices.length) return "Two of these would write the same text. Change a temperature or a model.";
+  return hasOneModel() ? "There is only one model here. Compare two temperatures, or train another." : "";
 }
 
-function note(words) {
-  say("compare-note", words);
-}
+const note = (words) => say("compare-note", words);
 
 // --- writing
 

@@ -1,6 +1,6 @@
 /** The list of everything that was written, as a tree of branches that can be gone back to. */
 
-import { byId, make, number } from "./elements.js";
+import { byId, inline, make, number } from "./elements.js";
 import { textOf } from "./passages.js";
 
 const SHOWN = 60; // UTF-16 code units of what is new in a version
@@ -16,8 +16,8 @@ function item(versions, { version, depth, from }, current, models, open) {
   const word = from - /\S{0,20}$/.exec(text.slice(0, from))[0].length; // where the word begins that a branch changed
   const words = `${word ? "… " : ""}${text.slice(word, word + SHOWN).trim().replaceAll(/\s+/g, " ")}`;
   const snippet = make("span", { className: "snippet", dir: "auto" }, words);
-  const button = make("button", {}, snippet, make("span", { className: "hint" }, facts(version, text.slice(from), models)));
-  if (version.id === current) button.setAttribute("aria-current", "true");
+  const button = make("button", {}, snippet, inline("hint", facts(version, text.slice(from), models)));
+  if (version.id === current) button.ariaCurrent = "true";
   button.addEventListener("click", () => open(version.id));
   const made = make("li", {}, button);
   made.style.setProperty("--depth", Math.min(depth, 8));

@@ -1,7 +1,7 @@
 /** The page before anything is written: what the model is, beginnings to click, and an example that writes itself. */
 
 import * as api from "./api.js";
-import { approximate, byId, make, number, on, randomSeed } from "./elements.js";
+import { approximate, byId, inline, make, number, on, randomSeed } from "./elements.js";
 import { unitAt } from "./hit_test.js";
 import { appendText } from "./passages.js";
 import { typeOut } from "./typewriter.js";
@@ -65,7 +65,8 @@ function* describe({ texts, training_characters: characters, seconds, bits_per_c
   yield "Learned from ";
   yield make("em", {}, named.join(", ") + more);
   yield `: ${approximate(characters)} ${unit}s${seconds ? ` in ${spellDuration(seconds)}` : ""}.`;
-  if (bits) yield ` ${alone ? "Its network alone" : "It"} finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)} ${unit === "byte" ? "bytes" : "letters"}.`;
+  const letter = unit === "byte" ? unit : "letter";
+  if (bits) yield ` ${alone ? "Its network alone" : "It"} finds the next ${letter} as if it guessed among ${approximate(2 ** bits)} ${letter}s.`;
 }
 
 function spellDuration(seconds) {
@@ -86,7 +87,7 @@ async function writeExample() {
     words.lastElementChild.append(text);
   };
   example = appendText([], beginning, "you");
-  words.replaceChildren(make("span", { className: "you" }, beginning), make("span", { className: "model" }));
+  words.replaceChildren(inline("you", beginning), inline("model"));
   words.classList.add("busy");
   byId("write-keep").hidden = true;
   try {

@@ -16,6 +16,7 @@ const BEFORE = 20_000; // UTF-16 code units of the text before a place that deci
 const CHANGES = "Choose one to put it there. The text is then read again.";
 const CHARACTERS = 0x110000; // of Unicode
 
+const [source, pane] = [byId("read-source"), byId("read-text")];
 let app, rows;
 let scored = null; // the text and its surprisals
 let busy = null; // the controller of the text that is being scored
@@ -24,8 +25,8 @@ let chosen = -1; // the place that was picked, from the list or in the text
 
 export function start(theApp) {
   app = theApp;
-  rows = new VirtualRows(byId("read-text"), draw);
-  on("read-go", "click", () => (busy ? busy.abort() : read(byId("read-source").value)));
+  rows = new VirtualRows(pane, draw);
+  on("read-go", "click", () => (busy ? busy.abort() : read(source.value)));
   on("read-edit", "click", editAnother);
   on("read-file", "click", () => byId("read-choose").click());
   on("read-choose", "change", (event) => open(event.target.files[0]));
@@ -51,7 +52,7 @@ export function shown() {
 }
 
 function onKey(event) {
-  if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !busy) read(byId("read-source").value);
+  if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !busy) read(source.value);
   if (event.key === "Escape") busy?.abort();
 }
 
@@ -68,7 +69,7 @@ async function open(file) {
   try {
     await read(await openText(file));
   } catch (error) {
-    byId("read-source").value = "";
+    source.value = "";
     refuse(errorText(error));
   } finally {
     byId("read-choose").value = "";
@@ -106,13 +107,13 @@ async function scoreAll(signal) {
   const mine = scored;
   let drawnAt = -Infinity;
   for await (const surprisal of api.score(app.model, mine.text, mine.separator, signal)) {
-    if (signal.aborted) throw new DOMException("stopped", "AbortError");
+    signal.throwIfAborted();
     mine.add(surprisal.map((nats) => nats / Math.LN2));
     if (performance.now() - drawnAt < 150) continue;
     drawnAt = performance.now();
     showProgress();
     await nextFrame();
-    if (signal.aborted) throw new DOMException("stopped", "AbortError");
+    signal.throwIfAborted();
   }
 }
 
@@ -138,17 +139,15 @@ function refuse(words) {
 function editAnother() {
   busy?.abort();
   busy = null;
-  if (scored.text.length < 1_000_000) byId("read-source").value = scored.text;
+  if (scored.text.length < 1_000_000) source.value = scored.text;
   show(false);
   note("");
-  byId("read-source").focus();
+  source.focus();
 }
 
 // --- showing
 
-function note(words) {
-  say("read-note", words);
-}
+const note = (words) => say("read-note", words);
 
 function show(result) {
   hide("read-source", result);
@@ -157,7 +156,7 @@ function show(result) {
   hide("read-edit", !result || busy);
   hide("read-lines", !result || busy || !scored.text.includes("\n"));
   hide("read-ends-choice", !result || busy || !scored.hasEnds);
-  showExamples(byId("read-examples"), result || byId("read-source").value ? "" : app.model, read);
+  showExamples(byId("read-examples"), result || source.value ? "" : app.model, read);
   hide("read-go", result && !busy);
   say("read-go", busy ? "Stop" : "Read");
 }
@@ -205,7 +204,7 @@ function meaning(choices) {
 function placeItem({ unit, bits }) {
   const { text } = scored;
   const end = nextCharacter(text, unit);
-  const context = make("span", { className: "context" },
+  const context = inline("context",
     inline("lead", onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
     make("mark", { className: `s${levelOf(bits)}` }, visible(text.slice(unit, end))),
     make("span", {}, onOneLine(text.slice(end, end + CONTEXT))));
@@ -221,7 +220,7 @@ function onPlaceClick(button) {
   if (!button) return;
   choose(Number(button.value));
   rows.reveal(order.placeOf(chosen));
-  byId("read-text").focus({ preventScroll: true });
+  pane.focus({ preventScroll: true });
 }
 
 /** Marks the character at `unit` and says how surprising it is. */
@@ -264,7 +263,7 @@ function levelAt(unit) {
 
 function span(text, level, here) {
   const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, visible) : text.replaceAll("\n", " ");
-  if (level < 1 && !here) return make("span", { className: level < 0 ? "ahead" : "" }, words);
+  if (level < 1 && !here) return inline(level < 0 ? "ahead" : "", words);
   return inline(`s${Math.max(0, level)}${here ? " here" : ""}`, words);
 }
 
@@ -308,7 +307,7 @@ function onMove(event) {
   if (opens) return showAlternatives();
   const next = chosen < 0 ? order.unitOf(rows.top) : moves[event.key](scored.text, chosen);
   choose(Math.min(next, startOfCharacter(scored.text, scored.text.length - 1)));
-  if (!byId("read-text").querySelector(".here")) rows.reveal(order.placeOf(chosen));
+  if (!pane.querySelector(".here")) rows.reveal(order.placeOf(chosen));
   app.announce(byId("read-note").textContent);
 }
 
@@ -319,5 +318,5 @@ function showAlternatives() {
   const before = text.slice(startOfCharacter(text, Math.max(0, place - BEFORE)), place);
   const here = { before, character: text.slice(place, end), hint: CHANGES };
   const replace = (character) => character !== here.character && read(text.slice(0, place) + character + text.slice(end), place);
-  openAlternatives(byId("read-text").querySelector(".here"), here, app, replace, () => byId("read-text").focus({ preventScroll: true }));
+  openAlternatives(pane.querySelector(".here"), here, app, replace, () => pane.focus({ preventScroll: true }));
 }

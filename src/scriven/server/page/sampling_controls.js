@@ -38,7 +38,7 @@ export function makeSlider(id, { name, min, max, step, value, format, hint }, on
   const input = make("input", { type: "range", id, min, max, step, value });
   const show = () => {
     output.textContent = format(Number(input.value));
-    input.setAttribute("aria-valuetext", output.textContent);
+    input.ariaValueText = output.textContent;
   };
   input.addEventListener("input", () => {
     show();
@@ -50,7 +50,7 @@ export function makeSlider(id, { name, min, max, step, value, format, hint }, on
     parts.push(make("small", { className: "hint", id: `${id}-hint` }, hint));
     input.setAttribute("aria-describedby", `${id}-hint`);
   }
-  input.setAttribute("aria-label", name);
+  input.ariaLabel = name;
   return { input, element: make("label", { className: "control" }, ...parts) };
 }
 

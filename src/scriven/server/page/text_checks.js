@@ -26,7 +26,7 @@ function isBinary(text) {
 export function lineEndWarning(text, { unit, separator, knowsReturn }) {
   if (unit === "byte" || separator.includes("\n") || !text.includes("\n")) return "";
   const has = text.includes("\r");
-  if (has && !knowsReturn) return "The lines of this text end in CR LF, as on Windows. The model has never seen a CR, so each one counts as very surprising.";
-  if (!has && knowsReturn) return "The model learned lines that end in CR LF, as on Windows, but this text has no CR. Pasting removes them: open the file instead.";
-  return "";
+  if (has === knowsReturn) return "";
+  if (has) return "The lines of this text end in CR LF, as on Windows. The model has never seen a CR, so each one counts as very surprising.";
+  return "The model learned lines that end in CR LF, as on Windows, but this text has no CR. Pasting removes them: open the file instead.";
 }

@@ -13,7 +13,8 @@ let resumed = ""; // the run that the form is about; "" for a new one
 export function start(theApp, onChange) {
   app = theApp;
   changed = onChange;
-  on("train-new", "click", () => open(""));
+  for (const id of ["train-new", "train-first"]) on(id, "click", () => open(""));
+  on("train-write", "click", write);
   on("train-more", "click", () => open(shown.name));
   on("train-stop", "click", stop);
   on("train-cancel", "click", () => byId("train-dialog").close());
@@ -28,12 +29,13 @@ export function start(theApp, onChange) {
 /** Asks the server for its trainings. A model that a training has made meanwhile can be chosen from then on. */
 export async function look() {
   known = await api.trainings();
-  if (!known.trainings.length) return;
-  for (const name of await api.modelNames()) {
-    if (app.models.includes(name)) continue;
-    app.models.push(name);
-    byId("model").append(option(name));
-  }
+  if (app.models.length && !known.trainings.length) return;
+  for (const name of app.offer(await api.modelNames())) app.announce(`${name} can write now.`);
+}
+
+function write() {
+  app.choose(shown.name);
+  byId("tab-write").click();
 }
 
 /** What this server's training of a run does, as `{words, running}`; undefined if it has trained none of this name. */
@@ -44,16 +46,17 @@ export function stateOf(name) {
   return { words: found.state === "stopping" ? "Stopping, and saving …" : "Training now", running: true };
 }
 
-/** Shows the buttons that can do something for this run. */
-export function show(run) {
+/** Shows the buttons that can do something for this run; `first` says that there is none yet. */
+export function show(run, first) {
   shown = run;
   const state = run && stateOf(run.name);
   const failed = known.trainings.filter((each) => each.state === "failed" && each.name !== run?.name).at(-1);
-  hide("train-bar", known.refusal);
-  hide("train-new", known.trainings.some((each) => ["training", "stopping"].includes(each.state)));
+  hide("train-bar", first ? !failed : known.refusal);
+  hide("train-new", first || known.trainings.some((each) => ["training", "stopping"].includes(each.state)));
   hide("train-stop", !state?.running);
   byId("train-stop").disabled = state?.words !== "Training now";
   hide("train-more", byId("train-new").hidden || !run?.steps.length || Boolean(run.training));
+  hide("train-write", !app.models.includes(run?.name));
   say("train-says", failed ? `${failed.name} failed: ${failed.error}` : "");
 }
 

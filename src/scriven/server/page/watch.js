@@ -9,6 +9,7 @@ const RETRY = 3000; // milliseconds until a lost connection is tried again, and 
 const MOST_OTHERS = 4; // runs drawn over the first one
 const UNITS = ["steps", "minutes", "epochs"];
 
+const when = byId("watch-when");
 let app;
 let following = null; // the controller of the stream of events
 let run = null; // the one whose facts and samples are shown
@@ -43,6 +44,7 @@ export async function shown() {
 
 /** Asks which runs there are, and for news of those that are drawn over the first one. Follows `name`, if it is new. */
 async function look(name = "") {
+  const before = listed.length;
   try {
     listed = await api.runs();
     await trainings.look();
@@ -58,7 +60,7 @@ async function look(name = "") {
   }
   others = others.filter((each) => names.includes(each.name));
   if (names.includes(name)) follow(name);
-  else if (run && !names.includes(run.name)) follow(names[0]); // a training that came to nothing
+  else if (run ? !names.includes(run.name) : following && !before) follow(names[0]); // a training that came to nothing, or is the first
   for (const other of others) if (listed.find((each) => each.name === other.name).training) await update(other);
   showOthers();
   showState();
@@ -67,6 +69,7 @@ async function look(name = "") {
 async function follow(name) {
   following?.abort();
   const { signal } = (following = new AbortController());
+  if (!name) run = null;
   if (!name) return showState();
   byId("watch-run").value = name;
   others = others.filter((each) => each.name !== name);
@@ -101,10 +104,7 @@ function addUpdate(news, name) {
 /** Shows another run, and makes its model the one to write with, if it has one. */
 function onRun() {
   const name = byId("watch-run").value;
-  if (app.models.includes(name)) {
-    byId("model").value = name;
-    byId("model").dispatchEvent(new Event("change"));
-  }
+  if (app.models.includes(name)) app.choose(name);
   follow(name);
 }
 
@@ -136,8 +136,7 @@ function showOthers() {
   const names = listed.map((each) => each.name).filter((name) => name !== run?.name);
   const buttons = names.map((name) => {
     const place = others.findIndex((each) => each.name === name);
-    const made = make("button", { value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS, ariaPressed: String(place >= 0) }, name);
-    return made;
+    return make("button", { value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS, ariaPressed: String(place >= 0) }, name);
   });
   byId("watch-others").replaceChildren(...buttons);
   hide("watch-others", !buttons.length);
@@ -166,7 +165,7 @@ function curvesOf({ name, steps, evaluations, facts }) {
 
 function draw() {
   const curves = [run, ...others].filter(Boolean).map(curvesOf);
-  const step = sampleSteps()[Number(byId("watch-when").value)];
+  const step = sampleSteps()[Number(when.value)];
   const at = curves[0]?.validation.find((each) => each.step === step)?.x;
   scales = plot(byId("watch-plot"), { runs: curves, unit: byId("watch-unit").value, at });
   point(pointed);
@@ -217,12 +216,12 @@ function onPlotClick(event) {
   const { training, validation } = scales.curves[0];
   const step = nearest([...validation, ...training], valueUnder(event))?.step ?? 0;
   const distances = steps.map((each) => Math.abs(each - step));
-  byId("watch-when").value = String(distances.indexOf(Math.min(...distances)));
+  when.value = String(distances.indexOf(Math.min(...distances)));
   onSlider();
 }
 
 function onSlider() {
-  pinned = byId("watch-when").value !== byId("watch-when").max;
+  pinned = when.value !== when.max;
   showSamples();
   draw();
 }
@@ -233,7 +232,11 @@ function showState() {
   const own = run && trainings.stateOf(run.name);
   say("watch-state", own?.words ?? stateOf(run));
   byId("watch-state").classList.toggle("live", Boolean(run?.training || own?.running));
-  trainings.show(run);
+  const first = !listed.length;
+  hide("watch-first", !first);
+  hide("watch-chart", first);
+  hide("watch-about", first);
+  trainings.show(run, first);
   showFacts();
 }
 
@@ -276,7 +279,6 @@ function sampleSteps() {
 }
 
 function updateSlider() {
-  const when = byId("watch-when");
   const last = Math.max(0, sampleSteps().length - 1);
   const place = pinned ? Math.min(Number(when.value), last) : last;
   when.max = String(last);
@@ -286,9 +288,9 @@ function updateSlider() {
 }
 
 function showSamples() {
-  const step = sampleSteps()[Number(byId("watch-when").value)];
+  const step = sampleSteps()[Number(when.value)];
   say("watch-step", step === undefined ? "–" : number(step));
-  byId("watch-when").ariaValueText = step === undefined ? "none" : `after step ${step}`;
+  when.ariaValueText = step === undefined ? "none" : `after step ${step}`;
   const shown = run.samples.filter((each) => each.step === step).map(sampleFigure);
   byId("watch-samples").replaceChildren(...(shown.length ? shown : [make("p", { className: "hint" }, "No samples yet.")]));
 }

@@ -3,7 +3,7 @@
 import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
 import { copy, save } from "./download.js";
-import { byId, errorText, make, nameCharacter, number, on, randomSeed, spellOut } from "./elements.js";
+import { byId, errorText, inline, make, nameCharacter, number, on, randomSeed, spellOut } from "./elements.js";
 import { fillHistory } from "./history.js";
 import { unitAt } from "./hit_test.js";
 import { prepareStart, showStart } from "./introduction.js";
@@ -42,13 +42,9 @@ export function start(theApp) {
   app = theApp;
   dials = makeControls(part("sampling"));
   on("write-go", "click", () => (writing ? stop() : go()));
-  on("write-undo", "click", undo);
-  on("write-redo", "click", redo);
-  on("write-edit", "click", edit);
-  on("write-clear", "click", clear);
   on("write-copy", "click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
   on("write-save", "click", () => save(textNow(), `${app.model}.txt`));
-  on("write-link", "click", copyLink);
+  for (const [name, act] of Object.entries({ undo, redo, edit, clear, link: copyLink })) on(`write-${name}`, "click", act);
   on("write-prompt", "input", show);
   part("surprise").checked = load(SURPRISE) ?? true;
   on("write-surprise", "change", onSurprise);
@@ -130,7 +126,7 @@ function put(text) {
   passages = appendText(passages, text, "model");
   const last = part("text").lastElementChild;
   if (last?.className === "model" && last.firstChild) last.firstChild.appendData(text);
-  else part("text").append(make("span", { className: "model" }, text));
+  else part("text").append(inline("model", text));
   if (atBottom) sheet.scrollTop = sheet.scrollHeight;
 }
 
@@ -304,10 +300,8 @@ async function copyLink() {
 
 function follow({ fields, refused }) {
   commit();
-  if (app.models.includes(fields.model) && fields.model !== app.model) {
-    byId("model").value = fields.model;
-    byId("model").dispatchEvent(new Event("change"));
-  } else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
+  if (app.models.includes(fields.model) && fields.model !== app.model) app.choose(fields.model);
+  else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
   const { prompt, model, ...values } = fields;
   dials.set(values);
   part("several").checked = Boolean(values.ignore_eos);
@@ -324,7 +318,7 @@ function show() {
   text.hidden = editing;
   text.replaceChildren(...spans());
   text.classList.toggle("busy", Boolean(writing));
-  text.setAttribute("aria-busy", String(Boolean(writing)));
+  text.ariaBusy = Boolean(writing);
   const [name, key] = writing ? ["Stop", "Esc"] : [passages.length && !editing ? "Continue" : "Write", START_KEY];
   part("go").firstElementChild.textContent = name;
   part("go").lastElementChild.textContent = key;
