@@ -110,6 +110,31 @@ def test_torch_is_not_imported_to_write_and_score(places: dict[str, str]) -> Non
     assert done.returncode == 0, done.stderr
 
 
+UNNEEDED_TO_WRITE = {
+    "concurrent.futures",
+    "filelock",
+    "logging",
+    "scriven.corpus.zipped",
+    "scriven.inference.boundaries",
+    "scriven.inference.protocols",
+    "scriven.inference.unit_tables",
+    "scriven.report.plot",
+    "scriven.runs.claim",
+    "scriven.runs.saver",
+    "tomli_w",
+}
+
+
+@needs_kernels
+def test_the_first_character_does_not_wait_for_what_writing_does_not_need(places: dict[str, str]) -> None:
+    code = (
+        f"import sys; from scriven.cli import main; main(['sample', {places['text']!r}, '-n', '1'])\n"
+        f"print(*sorted({UNNEEDED_TO_WRITE!r} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stderr.split() == []
+
+
 @needs_kernels
 def test_archives_are_the_same_without_torch(places: dict[str, str], tmp_path: Path, command: Command) -> None:
     ways = {"start": "english", "run": places["text"]}

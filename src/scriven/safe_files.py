@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError, UsageError, close_paths, did_you_mean, shorten
 
@@ -335,8 +333,9 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     _remove_dead_folders(parent)
     work = parent / f"{STAGING}{_host_code()}-{uuid.uuid4().hex}"
-    lock = FileLock(_lock_of(work))
-    with lock:
+    from filelock import FileLock  # noqa: PLC0415 - slow to import, and only what builds folders needs it
+
+    with FileLock(_lock_of(work)):
         try:
             work.mkdir()
             yield work
@@ -395,6 +394,8 @@ def _lock_of(work: Path) -> Path:
 
 
 def _remove_dead_folders(parent: Path) -> None:
+    from filelock import FileLock, Timeout  # noqa: PLC0415
+
     for path in parent.glob(STAGING + "*"):
         if not STAGING_NAME.fullmatch(path.name):
             continue

@@ -30,7 +30,6 @@ from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.inference.adaptive_mixture import adaptive_reader
-from scriven.inference.boundaries import Punctuation, SeparatorRule, Spaces, make_rule
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import (
@@ -44,12 +43,8 @@ from scriven.inference.generation import (
 )
 from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
 from scriven.inference.predictor import Predictor
-from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
-from scriven.inference.unit_tables import TextPlaces, row_unit, unit_columns, unit_tables
-from scriven.report.metrics import Metrics, read_metrics
-from scriven.report.plot import By, Plot, plot_losses
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.runs.folder import Which, find_run, open_run
 from scriven.settings import Settings
@@ -57,6 +52,9 @@ from scriven.vocabulary import Vocabulary, check_ids
 
 if TYPE_CHECKING:
     from scriven.inference.adaptive_mixture import AnyReader
+    from scriven.inference.boundaries import Punctuation, Spaces
+    from scriven.report.metrics import Metrics
+    from scriven.report.plot import By, Plot
 
 Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
@@ -101,6 +99,8 @@ class Model:
     @property
     def metrics(self) -> Metrics:
         """The losses of the run's training as a table, from its log, as in `TrainedRun`. Raises as `folder` does."""
+        from scriven.report.metrics import read_metrics  # noqa: PLC0415 - writing needs no losses
+
         return read_metrics(self.folder)
 
     def plot(self, by: By = "characters") -> Plot:
@@ -108,8 +108,10 @@ class Model:
 
         Raises UsageError for another value of `by`, InputError if the run has no training steps, and as `folder` does.
         """
-        check_choice("by", by, get_args(By))
-        return plot_losses([self.metrics], by)
+        from scriven.report import plot  # noqa: PLC0415 - nor pictures of them
+
+        check_choice("by", by, get_args(plot.By))
+        return plot.plot_losses([self.metrics], by)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -346,20 +348,23 @@ class Model:
         `punctuation` whether it is apart, and `separator` is the user's own one between words. Raises UsageError for
         other values.
         """
+        from scriven.inference import boundaries, unit_tables  # noqa: PLC0415 - writing needs none of them
+
         check_choice("by", by, ("word", "line", "document"))
-        check_choice("spaces", spaces, get_args(Spaces))
-        check_choice("punctuation", punctuation, get_args(Punctuation))
-        rule = make_rule(
+        check_choice("spaces", spaces, get_args(boundaries.Spaces))
+        check_choice("punctuation", punctuation, get_args(boundaries.Punctuation))
+        rule = boundaries.make_rule(
             self.vocabulary, by, spaces=spaces, punctuation=punctuation, separator=check_text("separator", separator)
         )
-        settings, places = self.settings.corpus, TextPlaces(row_unit(self.settings.corpus.documents, by))
+        settings = self.settings.corpus
+        places = unit_tables.TextPlaces(unit_tables.row_unit(settings.documents, by))
         tally = ReadCounts(empty_places=places.empty)
         chunks = read_chunks(self.vocabulary, split_document_text([self.prepare(text)], settings, tally))
-        if isinstance(rule, SeparatorRule):
+        if isinstance(rule, boundaries.SeparatorRule):
             chunks = rule.remove_from(chunks)
         pieces = check_scored(surprisals_of_text(self.predictor, chunks))
-        names = unit_columns(by, self.vocabulary, places.unit)[1]
-        tables = unit_tables(self.vocabulary, pieces, rule, places=places, names=names)
+        names = unit_tables.unit_columns(by, self.vocabulary, places.unit)[1]
+        tables = unit_tables.unit_tables(self.vocabulary, pieces, rule, places=places, names=names)
         return [dict(zip(names, row, strict=True)) for table in tables for row in zip(*table.values(), strict=True)]
 
     def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:
@@ -381,6 +386,8 @@ class Model:
 
     @cached_property
     def _read_adapting(self) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
+        from scriven.inference.protocols import ADAPTIVE, text_reader  # noqa: PLC0415
+
         return text_reader(ADAPTIVE, self.predictor, None if self.predictor.is_counts_alone else self.adaptive)
 
     @cached_property

@@ -30,7 +30,6 @@ from scriven.corpus.encodings import decode, drop_marks
 from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.sources import TextSource, changed_error
 from scriven.corpus.structure import note_structure
-from scriven.corpus.zipped import zipped_text
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import UNICODE_SIZE, code_points
@@ -273,6 +272,8 @@ def decode_source(
 ) -> Iterator[str]:
     """The text of one source, like `read_text` but not prepared."""
     if source.is_zipped:
+        from scriven.corpus.zipped import zipped_text  # noqa: PLC0415 - it needs parsers of XML and HTML
+
         return zipped_text(source, tally.add_bytes)
     begun = source.span[0] if source.span else 0
     pieces = decode(_chunks(source, tally, size), source.name, settings, tally.add_invalid, begun)
@@ -349,7 +350,7 @@ def _recut(pieces: Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        if cut := _SAFE.match(held):
+        if cut := re.match(_SAFE, held):
             yield held[: cut.end()]
             held = held[cut.end() :]
     yield held
@@ -358,4 +359,4 @@ def _recut(pieces: Iterable[str]) -> Iterator[str]:
 # It is safe to cut before white space, and between two Latin letters, digits, kana, ideographs or Hangul syllables:
 # NFC combines nothing there, and the context that decides between the two small sigmas ends.
 _PLAIN = "[A-Za-z0-9\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3]"
-_SAFE = re.compile(rf"(?s).+(?=\s|(?<={_PLAIN}){_PLAIN})")
+_SAFE = rf"(?s).+(?=\s|(?<={_PLAIN}){_PLAIN})"  # compiled when it is used: that takes as long as to import the rest

@@ -13,16 +13,18 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scriven.errors import UsageError
 from scriven.kernels.interface import expected_interface, library_file
 from scriven.runtime import usual_threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 VARIABLE = "SCRIVEN_KERNELS"
 LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the values of the variable, the least demanding first
@@ -279,6 +281,15 @@ def parallel_for(function: Callable[[int, int], object], count: int, least: int,
     shares = max(1, min(threads, count // least))
     each = -(-count // shares // least) * least
     jobs = [partial(function, begin, min(begin + each, count)) for begin in range(0, count, each)]
+    if len(jobs) == 1:
+        jobs[0]()
+    else:
+        _run_in_pool(jobs)
+
+
+def _run_in_pool(jobs: Sequence[Callable[[], object]]) -> None:
+    from concurrent.futures import wait  # noqa: PLC0415 - slow to import, and one thread needs no pool
+
     others = [_pool().submit(job) for job in jobs[1:]]
     try:
         jobs[0]()
@@ -290,6 +301,8 @@ def parallel_for(function: Callable[[int, int], object], count: int, least: int,
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     return ThreadPoolExecutor(thread_name_prefix="scriven")
 
 
