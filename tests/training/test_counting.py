@@ -70,9 +70,9 @@ def test_a_model_of_counts_is_made_measured_and_used(name: str, text: Path, tmp_
     assert kept is not None
     assert all(np.array_equal(kept.arrays[each], table.arrays[each]) for each in table.arrays)
     assert repr(model).startswith("Model(counts")
-    written = model.sample("The cat", length=60, seed=1)
+    written = model.sample("The cat", length=60, seed=1, until_end=False)
     assert len(written) == 60
-    assert next(iter(model.samples(3, "The cat", length=60, seed=1))) == written
+    assert next(iter(model.samples(3, "The cat", length=60, seed=1, until_end=False))) == written
     score = model.score("The cat sat on the mat.\n")
     assert score.bits_per_char < 1
     assert model.score("Quiz€").unseen >= (0 if name == "bytes" else 1)
