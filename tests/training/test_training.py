@@ -316,10 +316,14 @@ def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, m
     assert "The validation text is short (50 characters)" in notes and "the last model is kept" in notes
 
 
-def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("minutes", "says"), [(60.5, "of the 3630.0 seconds; "), (0.3, "seconds, all the time there is;")]
+)
+def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path, minutes: float, says: str) -> None:
     late = time.monotonic() - 3600
-    events = train(request(book, tmp_path / "run", {"budget": {"minutes": 60.5}}, begun=late))
+    events = train(request(book, tmp_path / "run", {"budget": {"minutes": minutes}}, begun=late))
     started = next(events)
     events.close()
     assert isinstance(started, Started)
-    assert any(note.startswith("Reading the text and the first weights took 36") for note in started.notes)
+    (note,) = (note for note in started.notes if note.startswith("Reading the text and the first weights took 36"))
+    assert says in note

@@ -310,10 +310,8 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
     if not job.timed or job.replay:
         return notes
     if used > SLOW_START * left:
-        notes.append(
-            f"Reading the text and the first weights took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger "
-            "--minutes trains for longer."
-        )
+        share = f"{used:.1f} of the {left:.1f} seconds" if used < left else f"{used:.1f} seconds, all the time there is"
+        notes.append(f"Reading the text and the first weights took {share}; a larger --minutes trains for longer.")
     if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
         notes.append(
             f"{asked} evaluations with samples would take too much of the time, so there are {count}; for more, give "
