@@ -63,26 +63,28 @@ sanitize: .venv/.dev
 # without AVX2 and without AVX-512. All must agree, in what they train where a processor rounds a product and its sum once:
 # all do but x86-64 without FMA. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
 CHECK := build/check/$(shell uname -m)
-# $(call agree,EMULATOR,FOLDER) runs a folder's programs. Those that end with 2 do not run on the processor.
-agree = set -e; for program in $(2)/*; do \
-	status=0; echo $(1) $$program; $(1) $$program > build/other.txt || status=$$?; \
-	[ $$status != 2 ] || continue; [ $$status = 0 ]; grep -v trained build/other.txt | diff build/here.txt -; \
-	grep trained build/other.txt >> build/trained.txt || [ $$program = $(2)/portable ]; done
+# $(call agree,NAME,PROGRAMS,EMULATOR) runs these programs, beside the next ones. Those that end with 2 do not run on the
+# processor.
+agree = (set -e; out=build/check/$(1).txt; for program in $(2); do \
+	status=0; echo $(3) $$program; $(3) $$program > $$out || status=$$?; [ $$status != 2 ] || continue; [ $$status = 0 ]; \
+	grep -v trained $$out | diff build/check/here.txt -; \
+	grep trained $$out >> build/check/trained.txt || [ $${program\#\#*/} = portable ]; done) & all="$$all $$!"
+
+ifeq ($(shell uname -m),x86_64)
+LESS = $(call agree,nehalem,$(CHECK)/portable,qemu-x86_64 -cpu Nehalem); \
+	$(call agree,haswell,$(CHECK)/avx2,qemu-x86_64 -cpu Haswell);
+endif
 
 processors:
 	@{ command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++; } >/dev/null || \
 		{ echo "processors: needs the packages qemu-user and g++-aarch64-linux-gnu"; exit 1; }
 	$(PYTHON) hatch_build.py --check $(CHECK)
 	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check/aarch64
-	$(CHECK)/portable | grep -v trained > build/here.txt
-	rm -f build/trained.txt
-	@$(call agree,,$(CHECK))
-	@$(call agree,qemu-aarch64,build/check/aarch64)
-ifeq ($(shell uname -m),x86_64)
-	@$(call agree,qemu-x86_64 -cpu Nehalem,$(CHECK))
-	@$(call agree,qemu-x86_64 -cpu Haswell,$(CHECK))
-endif
-	test $$(sort -u build/trained.txt | wc -l) = 1
+	$(CHECK)/portable | grep -v trained > build/check/here.txt
+	rm -f build/check/trained.txt
+	@all=; $(call agree,own,$(CHECK)/*); $(call agree,arm64,build/check/aarch64/*,qemu-aarch64); $(LESS) \
+		for one in $$all; do wait $$one || exit 1; done
+	test $$(sort -u build/check/trained.txt | wc -l) = 1
 
 # Checks and times Scriven on a GPU in less than eight minutes; see benchmarks/gpu.py. GPU_PYTHON has a build of torch for
 # the GPU, numpy, safetensors, pydantic, cyclopts and rich.
