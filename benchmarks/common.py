@@ -62,16 +62,16 @@ def machine() -> dict[str, Any]:
     """The processor, what it can do, the versions and the commit that were measured, and how busy it was."""
     path = Path("/proc/cpuinfo")
     told = path.read_text() if path.exists() else ""
-    name, flags, *kind = (
+    name, flags, *kind = [
         re.search(rf"^{each}\s*: (.*)", told, re.MULTILINE)
         for each in ("model name", "flags", "vendor_id", "cpu family", "model")
-    )
+    ]
     maker, family, model = (each[1] if each else "unknown" for each in kind)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "processor": name[1] if name else platform.processor(),
-        "kind": f"{maker} family {family} model {model}" if told else platform.machine(),
+        "kind": f"{maker} family {family} model {model}" if all(kind) else platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "flags": sorted(set(re.findall(r"\b(?:avx2|avx512f|avx512_bf16|amx_\w+)\b", flags[1] if flags else ""))),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,

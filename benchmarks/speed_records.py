@@ -48,9 +48,9 @@ def record(measured: dict[str, Any], records: Path) -> None:
     """Puts the ratios of a measurement into the records; those of other cases and kinds stay."""
     kinds, machine = read(records), measured["machine"]
     kind = machine["kind"]
-    kept = kinds.get(kind, {}).get("ratios", {})
-    told = {"time": machine["time"], "commit": machine["commit"], "versions": machine["versions"]}
-    kinds[kind] = told | {"ratios": dict(sorted((kept | ratios(measured["results"])).items()))}
+    when = {"date": machine["time"][:10], "commit": machine["commit"]}
+    now = {what: {"ratio": value, **when} for what, value in ratios(measured["results"]).items()}
+    kinds[kind] = dict(sorted((kinds.get(kind, {}) | now).items()))
     records.write_text(json.dumps(dict(sorted(kinds.items())), indent=1) + "\n", encoding="utf-8")
     print(f"Recorded in {records} for {kind}")
 
@@ -64,12 +64,14 @@ def compare(measured: dict[str, Any], records: Path) -> int:
         return 0
     rows, slower = [], 0
     for what, now in ratios(measured["results"]).items():
-        before = known["ratios"].get(what)
-        regressed = before is not None and now < LEAST * before
+        if what not in known:
+            rows.append([what, "-", times(now), "new"])
+            continue
+        before, when = known[what]["ratio"], f"{known[what]['date']}, {known[what]['commit']}"
+        regressed = now < LEAST * before
         slower += regressed
-        change = "new" if before is None else f"{now / before - 1:+.1%}{', slower' if regressed else ''}"
-        rows.append([what, times(before or float("nan")), times(now), change])
-    print(f"## Beside what was recorded on {known['time'][:10]} at {known['commit']}, {kind}\n")
+        rows.append([what, f"{times(before)} ({when})", times(now), f"{now / before - 1:+.1%}{' slower' * regressed}"])
+    print(f"## Beside what was recorded for {kind}\n")
     print(table(["Scriven is faster by", "recorded", "now", "change"], rows))
     print(f"\n{slower} of {len(rows)} ratios are more than {1 - LEAST:.0%} lower than recorded.")
     return slower

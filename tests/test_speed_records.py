@@ -51,3 +51,16 @@ def test_cases_that_were_not_measured_again_stay_recorded(tmp_path: Path) -> Non
     other["results"]["training"][0]["case"] = "GRU"
     records.record(other, file)
     assert records.compare(measurement(150), file) == 1
+
+
+def test_each_ratio_keeps_its_own_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "records.json"
+    records.record(measurement(200), file)
+    later = measurement(300)
+    later["machine"] |= {"time": "2027-01-01T00:00:00+00:00", "commit": "def"}
+    later["results"]["training"][0]["case"] = "GRU"
+    records.record(later, file)
+    both = {"training": [*measurement(200)["results"]["training"], *later["results"]["training"]]}
+    records.compare(later | {"results": both}, file)
+    said = capsys.readouterr().out
+    assert "2.00 (2026-11-30, abc)" in said and "3.00 (2027-01-01, def)" in said

@@ -43,7 +43,7 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         end, best = self.finished, self.best.describe() if self.best.characters else "not validated"
-        best += f", by the {NETWORK_ALONE}" * end.network_alone
+        best += f" ({NETWORK_ALONE})" * end.network_alone
         return f"TrainedRun({str(self.path)!r}, step {end.best_step:,}: {best}; {end.reason} at step {end.step:,})"
 
     def _repr_html_(self) -> str:
@@ -87,18 +87,16 @@ def plot_runs(*runs: TrainedRun | Model | str | Path, by: By = "characters") -> 
     if not runs:
         raise UsageError("name at least one run to draw")
     check_choice("by", by, get_args(By))
-    return plot_losses([read_metrics(_folder_of(run)) for run in runs], by)
+    return plot_losses([_metrics_of(run) for run in runs], by)
 
 
-def _folder_of(run: TrainedRun | Model | str | Path) -> Path:
-    if isinstance(run, TrainedRun):
-        return run.path
-    if isinstance(run, Model):
-        return run.folder
+def _metrics_of(run: TrainedRun | Model | str | Path) -> Metrics:
+    if isinstance(run, TrainedRun | Model):
+        return run.metrics
     path = check_path("run", run)
     if not path:
         raise UsageError(f"{run!r} belongs to no run; give a run, or its folder")
-    return find_run(path)
+    return read_metrics(find_run(path))
 
 
 def train(

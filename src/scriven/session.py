@@ -90,7 +90,7 @@ class Model:
         return self.origin
 
     @property
-    def folder(self) -> Path:
+    def _folder(self) -> Path:
         """The folder of the run. Raises UsageError if the model belongs to none, InputError if it is gone."""
         if not self.run:
             raise UsageError(f"{self!r} belongs to no run; give a run, or its folder")
@@ -98,15 +98,18 @@ class Model:
 
     @property
     def metrics(self) -> Metrics:
-        """The losses of the run's training as a table, from its log, as in `TrainedRun`. Raises as `folder` does."""
+        """The losses of the run's training as a table, from its log, as in `TrainedRun`.
+
+        Raises UsageError if the model belongs to no run, InputError if the run is gone.
+        """
         from scriven.report.metrics import read_metrics  # noqa: PLC0415 - writing needs no losses
 
-        return read_metrics(self.folder)
+        return read_metrics(self._folder)
 
     def plot(self, by: By = "characters") -> Plot:
         """Draws the losses of the run's training, as `TrainedRun.plot` does.
 
-        Raises UsageError for another value of `by`, InputError if the run has no training steps, and as `folder` does.
+        Raises UsageError for another value of `by`, InputError if the run has no training steps or is gone.
         """
         from scriven.report import plot  # noqa: PLC0415 - nor pictures of them
 
@@ -188,7 +191,8 @@ class Model:
         """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
         The text has at most `length` symbols. It ends before the first of the `stop` strings to appear in it. A model
-        of documents ends it where the document ends that the prompt begins; without `until_end` more documents follow.
+        of documents ends it where the document ends that the prompt begins; with
+        `until_end=False`, more documents follow.
         Pieces have at most `piece` symbols, besides text that was held back because it might begin a stop string.
         Larger pieces are faster. The same `seed` gives the same text; without a seed, every call is different.
 
@@ -505,9 +509,10 @@ class Session:
     ) -> Iterator[str]:
         """Writes at most `length` symbols, and yields them in pieces. Arguments are those of `Model.stream`.
 
-        Afterwards, or once the iterator is closed, the session has read every symbol that was drawn, also those of a
-        stop string and the end of a document. After such an end, another document begins. Raises UsageError for values
-        out of range, and for `until_end` if the model knows no documents.
+        A session writes on after the end of a document, unless told `until_end`. Afterwards, or once the iterator is
+        closed, the session has read every symbol that was drawn, also those of a stop string and the end of a document.
+        After such an end, another document begins. Raises UsageError for values out of range, and for `until_end` if
+        the model knows no documents.
         """
         return self._write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
 

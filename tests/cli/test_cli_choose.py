@@ -168,6 +168,7 @@ def test_a_continuation_is_no_longer_than_asked_and_of_what_is_written(run: Path
         (["--count", "2", "--temperature", "0.5"], "--count, --temperature would do nothing"),
         (["--seed", "1"], "--seed would do nothing"),
         (["--interactive"], "--interactive would do nothing"),
+        (["--no-until-end"], "--no-until-end would do nothing"),
     ],
 )
 def test_where_nobody_can_choose_it_is_one_sentence(words: list[str], said: str, run: Path, command: Command) -> None:

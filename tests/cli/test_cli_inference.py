@@ -377,6 +377,8 @@ def test_sample_of_lines_gives_ten_whole_ones_by_itself(names: str, capsys: pyte
     assert capsys.readouterr().out == "".join(model.sample(seed=3 + n) + "\n" for n in range(10))
     main(["sample", names, "--greedy"])
     assert capsys.readouterr().out == model.sample(temperature=0) + "\n"
+    main(["sample", names, "--seed", "3", "--prompt", "anna\nan"])  # the items of a prompt are not repeated ten times
+    assert capsys.readouterr().out == "anna\nan" + model.sample("anna\nan", seed=3) + "\n"
     main(["sample", names, "--seed", "3", "--length", "60", "--no-until-end"])
     free = model.sample(length=60, seed=3, until_end=False)
     assert "\n" in free and capsys.readouterr().out == free.removesuffix("\n") + "\n"

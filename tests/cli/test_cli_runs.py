@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,28 @@ def test_the_loss_of_the_mixture_is_the_models(tmp_path: Path) -> None:
     assert "mixed with counts" in summary_words(open_run(run), summary)["model"]
 
 
+def test_a_resumed_training_keeps_the_mixtures_loss_until_a_new_best(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (path,) = run.glob("checkpoints/step-*/manifest.json")
+    weights = {"reading": [[0.5, 0.5]] * 2, "writing": [[0.5, 0.5]] * 2, "order": 1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mixture": weights}))
+
+    def losses(*events: dict[str, Any]) -> tuple[float, bool]:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
+        summary = summarize(open_run(run))
+        assert summary.loss
+        return round(summary.loss.nats_per_char, 3), summary.network_alone
+
+    mixture = as_dict(make_compared(100, "mixture", 1.2))
+    finished = {"event": "finished", "step": 100, "reason": "done", "best": mixture["loss"]}
+    assert losses(as_dict(make_evaluated(100, 1.4, final=True)), mixture, finished) == (1.2, False)
+    assert losses({"event": "started", "step": 100}) == (1.2, False)
+    worse = as_dict(make_evaluated(120, 1.5)) | {"best": False}
+    assert losses(worse) == (1.2, False)
+    assert losses(worse | {"step": 140, "best": True}) == (1.5, True)
+
+
 def test_a_loss_of_the_network_alone_is_named_so(tmp_path: Path, command: Command) -> None:
     """Training ended before the mixture, which is used, was measured."""
     run = make_run(tmp_path / "run")
@@ -192,7 +215,7 @@ def test_a_loss_of_the_network_alone_is_named_so(tmp_path: Path, command: Comman
     assert [row[name] for name in names] == [told[name] for name in names]
     assert row["network_alone"] and told["checkpoints"][0]["network_alone"]
     said = command("info", str(run)).out
-    assert re.search(r"^loss +2\.020 bits/char.*, by the network alone$", said, re.MULTILINE)
+    assert re.search(r"^loss +2\.020 bits/char.* \(network alone\)$", said, re.MULTILINE)
     assert re.search(r"^losses .* to 2\.034, of the network alone$", said, re.MULTILINE)
     assert re.search(r"^checkpoints .*network alone \d", said, re.MULTILINE)
     assert "validation loss" not in said

@@ -212,8 +212,8 @@ def test_the_end_tells_a_mixture_from_its_parts() -> None:
     assert "\n  1.8755 bits/char" in short
     finished = dataclasses.replace(make_finished(100), network_alone=True)
     hurried: list[Event] = [make_started(), make_evaluated(80, 1.4), counts, finished]
-    assert "by the network alone, at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
-    assert "not seen, by the network alone: 2.0198 bits/char" in show_events(hurried)
+    assert "(network alone), at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
+    assert "not seen (network alone): 2.0198 bits/char" in show_events(hurried)
 
 
 def test_evaluations_beside_counts_are_called_those_of_the_network_alone() -> None:

@@ -77,7 +77,9 @@ class CommandApp(App):
         """Returns the command's options: the same ones each time if they are only shown, and not parsed."""
         if parse_docstring and default_parameter is None:
             return self._shown
-        return super().assemble_argument_collection(default_parameter=default_parameter)
+        return super().assemble_argument_collection(
+            default_parameter=default_parameter, parse_docstring=parse_docstring
+        )
 
     @cached_property
     def _shown(self) -> ArgumentCollection:

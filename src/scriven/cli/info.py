@@ -149,12 +149,11 @@ def _checkpoint(run: Run, step: int) -> Row:
 def _counts(manifest: Row) -> Row:
     """Returns the loss of the counts alone, if it was measured, and the weights of a mixture with the network.
 
-    With either, the validation loss is of the network alone.
+    With a mixture, the validation loss is of the network alone.
     """
     alone, mixture = Loss(**{"nats": 0.0, "characters": 0} | manifest.get("counts", {})), manifest.get("mixture")
     facts: Row = {"counts_nats_per_char": alone.nats_per_char} if alone.characters else {}
-    facts |= {"mixture": mixture} if mixture else {}
-    return {"network_alone": True, **facts} if facts else {}
+    return facts | ({"network_alone": True, "mixture": mixture} if mixture else {})
 
 
 def _describe(checkpoint: Row) -> str:

@@ -131,7 +131,7 @@ def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     words["model"] = f"{run.settings.model.name}{size}" + (", mixed with counts of the text" if summary.mixed else "")
     if loss := summary.loss:
         right = f"; its likeliest character is right {100 * loss.accuracy:.0f} % of the time" if loss.judged else ""
-        alone = f", by the {NETWORK_ALONE}" * summary.network_alone
+        alone = f" ({NETWORK_ALONE})" * summary.network_alone
         words["loss"] = f"{loss.bits_per_char:.3f} bits/char, {describe_choices(loss.nats_per_char)}{right}{alone}"
     if len(summary.losses) > 1:
         first, last = (value / math.log(2) for value in (summary.losses[0], summary.losses[-1]))

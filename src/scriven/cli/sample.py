@@ -61,7 +61,7 @@ PromptFile = Annotated[
 ]
 Length = Annotated[
     Whole,
-    Parameter(name=["--length", "-n"], help="characters to write, of each text at most (for a model of bytes: bytes)"),
+    Parameter(name=["--length", "-n"], help="most characters of each text (for a model of bytes: bytes)"),
 ]
 Sampling = Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)]
 Greedy = Annotated[Switch, Parameter(help="always pick the most likely character, like --temperature 0")]
@@ -70,7 +70,7 @@ Count = Annotated[
     Whole | None,
     Parameter(
         help="how many texts to write at once; the first has the given seed, the next seed + 1, and so on. Unless "
-        f"given, 1; of a model of lines, such as names, {ITEMS}"
+        f"given, 1, or {ITEMS} for a model of lines, such as names"
     ),
 ]
 Stop = Annotated[
@@ -138,7 +138,7 @@ def sample(
 ) -> None:
     """Write text with a trained model. The prompt and the text after it are shown as they are written.
 
-    A model of lines, such as names, writes 10 whole ones.
+    A model of lines, such as names, writes 10 whole lines.
 
     Characters of the prompt that the model has never seen are read as <unk>, and a note names them.
     """
@@ -150,7 +150,8 @@ def sample(
     if choose:
         unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
         unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
-        unused |= {"--count": bool(count and count > 1), "--until-end": bool(until_end)}
+        unused |= {"--count": bool(count and count > 1)}
+        unused |= {"--until-end": until_end is True, "--no-until-end": until_end is False}
         _check_choosing(sampling, unused)
     from scriven.session import load
 
@@ -161,9 +162,9 @@ def sample(
     _check_end(model, "--until-end" if until_end else "--novelty" if novelty else "")
     lines = model.settings.corpus.documents == "lines"
     writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
-    if count is None:
-        count = ITEMS if lines and writing["until_end"] and writing["temperature"] else 1
     prompt = _prompt(model, prompt, prompt_file, choices)
+    if count is None:  # whole items, unless all would be the same or would repeat the items of the prompt
+        count = ITEMS if lines and writing["until_end"] and writing["temperature"] and "\n" not in prompt else 1
     _note_unknown(model, prompt)
     if choose:
         _choose(model, prompt, length)
@@ -196,7 +197,8 @@ def _choose(model: Model, prompt: str, length: int) -> None:
 def _check_novelty(novelty: bool, interactive: bool, until_end: bool) -> None:
     """Raises UsageError when texts would not be whole documents."""
     if novelty and (interactive or not until_end):
-        raise UsageError("--novelty compares whole documents; drop --interactive and --no-until-end")
+        flag = "--interactive" if interactive else "--no-until-end"
+        raise UsageError(f"--novelty compares whole documents; drop {flag}")
 
 
 def _check_choosing(sampling: SamplingSettings, others: Mapping[str, bool]) -> None:
@@ -327,9 +329,10 @@ def _check_prompt(prompt: str, file: str | None, choices: Mapping[str, str | Non
 def _check_end(model: Model, flag: str) -> None:
     """Raises UsageError for a flag, if any, when the model has no documents, whose ends it could write."""
     if flag and not model.ends_texts:
+        way_out = "give --length instead" if flag == "--until-end" else "drop it"
         raise UsageError(
-            f"{flag}: this model has no documents, so its text never ends by itself; give --length instead, or "
-            "train a model with --corpus.documents"
+            f"{flag}: this model has no documents, so its text never ends by itself; {way_out}, or train a model with "
+            "--corpus.documents"
         )
 
 

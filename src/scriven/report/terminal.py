@@ -242,7 +242,7 @@ class TerminalReport:
         """Says how good the kept model is, in one line unless `verbose`."""
         if not event.best.characters:
             return ["There was no validation; the last model is kept."]
-        alone = f", by the {NETWORK_ALONE}" * event.network_alone
+        alone = f" ({NETWORK_ALONE})" * event.network_alone
         if not self._verbose:
             return [f"On text that it has not seen{alone}: {means(event.best, whole=True)}."]
         events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]

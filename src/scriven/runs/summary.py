@@ -62,13 +62,14 @@ def summarize(run: Run) -> Summary:
         summary.seconds = number_in(record, "seconds") or summary.seconds
         event, loss = record.get("event"), _loss(record, "best" if record.get("event") == "finished" else "loss")
         if event == "started":
-            summary.reason, finals = "", []
+            summary.reason = ""
             _note_start(summary, record)
         elif event in ("evaluated", "compared") and loss and record.get("final"):
             finals.append((str(record.get("protocol")), str(record.get("model", "network")), loss))
         elif event == "evaluated" and loss:
             summary.losses.append(loss.nats_per_char)
-            summary.loss = loss if record.get("best") is True else summary.loss
+            if record.get("best") is True:  # of another model than the final losses of a training before
+                summary.loss, finals = loss, []
         elif event == "finished":
             summary.reason, summary.loss = str(record.get("reason")), loss or summary.loss
     _note_kept_model(run, summary, finals)
