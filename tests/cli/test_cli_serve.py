@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,18 @@ def start_server(run: Path, token: str) -> Iterator[tuple[subprocess.Popen[str],
             yield made, made.stderr.readline()
         finally:
             made.kill()
+
+
+@contextmanager
+def killed_in_time(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Ends a process at the end, or after some time: nobody waits for ever for a line that it does not write."""
+    timer = threading.Timer(SECONDS, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        process.kill()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -132,11 +145,9 @@ def test_all_runs_are_served_and_the_page_is_opened(
     words = [sys.executable, "-m", "scriven", "serve", "--open", "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
-        try:
+        with killed_in_time(process):
             lines = process.stderr.readline(), process.stderr.readline()
             address = wait_for(browser)
-        finally:
-            process.kill()
     assert lines[0].startswith("note: begun is not served: ")
     assert lines[1] == f"serving letters, book at {address.strip()}\n"
 
@@ -161,14 +172,12 @@ def test_without_a_run_it_says_so_and_a_first_one_can_be_trained(tmp_path: Path)
             shutil.rmtree(make_run(tmp_path / "runs" / name) / "checkpoints")
         with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
-            try:
+            with killed_in_time(process):
                 said = [process.stderr.readline() for _ in (*runs, "address")]
-                url = re.fullmatch(r"there is no model yet: choose a text .* write with it, at (http://.*)\n", said[-1])
+                url = re.fullmatch(r"there is no model yet; train a first one at (http://.*)\n", said[-1])
                 assert url
                 assert [each["name"] for each in httpx.get(f"{url[1]}/runs").json()] == runs
                 assert httpx.get(f"{url[1]}/trainings").json()["refusal"] == ""
-            finally:
-                process.kill()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")

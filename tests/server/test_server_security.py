@@ -341,6 +341,51 @@ def test_a_body_comes_in_time(path: str) -> None:
     assert ask_endlessly(path, b"x", pause=0.05)[0] == [408]
 
 
+def declare(size: int | None) -> list[tuple[str, str]]:
+    return [OWN] if size is None else [OWN, ("Content-Length", str(size))]
+
+
+@pytest.mark.parametrize("size", [None, 450])
+def test_bodies_that_were_refused_take_no_room(size: int | None) -> None:
+    """Whether the client said how large they are or not. Nine uploads of over 32 MiB closed the server for ever."""
+    guard = make_guard(limits=dataclasses.replace(SMALL, all_body_bytes=150))
+    for _ in range(20):
+        assert ask(guard, "POST", "/echo", declare(size), body=[b"x" * 90] * 5).status == 413
+    assert ask(guard, "POST", "/echo", declare(100), body=[b"x" * 100]).status == 200
+
+
+@pytest.mark.parametrize("size", [None, 8000])
+def test_a_body_takes_no_room_while_it_is_thrown_away(size: int | None) -> None:
+    guard = make_guard(limits=dataclasses.replace(SMALL, all_body_bytes=150))
+    statuses: list[int] = []
+
+    async def send(message: Message) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def request(headers: list[tuple[str, str]], receive: Any) -> None:
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/echo", "headers": raw, "server": None}
+        await guard({**scope, "query_string": b"", "root_path": ""}, receive, send)
+
+    async def receive_small() -> Message:
+        return {"type": "http.request", "body": b"y" * 90}
+
+    async def run() -> None:
+        parts = 0
+
+        async def receive_large() -> Message:
+            nonlocal parts
+            parts += 1
+            if parts == 5:
+                await request([OWN], receive_small)
+            return {"type": "http.request", "body": b"x" * 90, "more_body": True}
+
+        await request(declare(size), receive_large)
+
+    asyncio.run(run())
+    assert statuses == [200, 413]
+
+
 def test_a_streamed_body_has_any_length() -> None:
     guard = make_guard(limits=SMALL, streamed=["/count"])
     plain = [OWN, ("Content-Type", "Text/Plain; charset=utf-8")]

@@ -158,7 +158,7 @@ def serve(
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
 
 
-NO_MODEL_YET = "there is no model yet: choose a text and train one, then write with it,"
+NO_MODEL_YET = "there is no model yet; train a first one"
 
 
 def _say(line: str) -> None:

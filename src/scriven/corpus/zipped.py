@@ -96,7 +96,7 @@ class _Archive:
         yield handler.feed(b"", self.name)
 
 
-class _Refused(ValueError):  # what expat raises for encodings that it does not have
+class _Refused(ValueError):
     """The reason why some XML is refused."""
 
 
@@ -131,7 +131,7 @@ class _Handler:
             self._fed += len(data)
             if self._fed - max(0, self._parser.CurrentByteIndex) > LONGEST_TAG:
                 raise _Refused(f"a tag or comment has over {LONGEST_TAG:,} bytes")
-        except (expat.ExpatError, ValueError) as error:
+        except (expat.ExpatError, ValueError) as error:  # ValueError: an encoding that expat does not have
             raise InputError(f"{name} cannot be read: in its XML, {error}; save it again, or as plain text") from None
         if self.kept_text > LONGEST_PARAGRAPH:
             raise InputError(f"{name} has a paragraph of over {LONGEST_PARAGRAPH:,} characters; save it as plain text")

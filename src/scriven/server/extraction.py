@@ -33,11 +33,11 @@ async def extract(request: Request) -> Response:
     if len(name) > LONGEST_NAME or PurePosixPath(name.lower()).suffix not in ZIPPED:
         words = f"name {name[:60]!r}: give a file's name that ends in {' or '.join(ZIPPED)}"
         raise ApiError(400, words, "name", "invalid_value")
+    data = await read_body(request, server.limits.file_bytes)  # first, so that a slow client takes nobody's turn
     if server.files >= server.limits.files:
         raise too_many_requests(f"{server.files} files are being read already")
     server.files += 1
     try:
-        data = await read_body(request, server.limits.file_bytes)
         text = await run_in_threadpool(_read, data, name, server.limits)
     finally:
         server.files -= 1

@@ -182,7 +182,7 @@ class IntroductionReply(Reply):
     training_characters: int
     seconds: float | None = Field(description="of training")
     bits_per_char: float | None = Field(description="of the model as it is used, on validation text")
-    network_alone: bool = Field(description="whether that is without the model's counts, as both were not measured")
+    network_alone: bool = Field(description="whether that is without its counts, as their mixture was not measured")
     unit: Literal["character", "byte"]
     beginnings: list[str] = Field(description="a few starts of paragraphs or documents of the training text")
 

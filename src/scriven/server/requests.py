@@ -36,12 +36,12 @@ class Limits:
     body_bytes: int = _bound(4 << 20, "bytes of a request body; plain text to score has no bound")
     body_parts: int = _bound(10_000, "arrays, objects and keys in a JSON body; real ones have a few hundred at most")
     body_values: int = _bound(210_000, "values in the arrays and objects of a JSON body, counted before it is parsed")
-    all_body_bytes: int = _bound(64 << 20, "bytes of all request bodies at the same time; then 503")
+    all_body_bytes: int = _bound(128 << 20, "bytes of all bodies at the same time, four of the largest; then 503")
     file_bytes: int = _bound(32 << 20, "bytes of a .docx or .epub file whose text is asked for")
     file_xml_bytes: int = _bound(128 << 20, "bytes of XML in such a file, once unpacked; then 400")
     file_characters: int = _bound(16_000_000, "characters of its text; then 400")
     file_seconds: float = _bound(30.0, "seconds to read such a file; then 400")
-    files: int = _bound(2, "such files read at the same time; then 429")
+    files: int = _bound(2, "such files read at the same time, once they have arrived; then 429")
     prompt_characters: int = _bound(
         200_000, "characters of all prompts of a request, or of a text to save as a state; ids to detokenize"
     )

@@ -207,10 +207,11 @@ class Guard:
             return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
         body = Body(receive, answer, self.policy.body_bound(scope), self.policy.limits, self._held)
         length = headers.get("content-length", "")
-        if body.bound is not None and length.isdecimal() and float(length) > body.bound:
-            return await body.refuse_size()
         try:
-            await self.app(scope, body, answer)
+            if body.bound is not None and length.isdecimal() and float(length) > body.bound:
+                await body.refuse_size()
+            else:
+                await self.app(scope, body, answer)
         except Exception as error:  # errors of the application after the request was already refused do not matter
             if not (answer.over or isinstance(error, ClientDisconnect)):
                 raise
@@ -299,13 +300,15 @@ class Body:
 
     async def refuse_size(self) -> None:
         """Refuses the body because it is too large. Reads some more of it first, as many clients only then listen."""
-        waits = "expect" in Headers(
-            scope=self.answer.scope
-        )  # the client waits for a word from us before it sends the body
+        waits = "expect" in Headers(scope=self.answer.scope)  # for a word from us, before it sends the body
+        left = -1 if waits else DRAIN_FACTOR * (self.bound or 1) - self.read
+        self.release()  # what is read from here on is not held
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                while not (waits or self.complete or self.read > DRAIN_FACTOR * (self.bound or 1)):
-                    self._count(await self.receive())
+                while left >= 0 and not self.complete:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
+                    self.complete = not message.get("more_body", False)
         await self.answer.refuse(
             ApiError(413, f"the body is too large; send at most {self.bound:,} bytes", code="body_too_large")
         )
