@@ -132,6 +132,7 @@ def documents() -> dict[str, str]:
         "sequences.txt": "".join(line.strip() * 2 + "\n" for line in sentences),
         "alphabet.json": json.dumps([*symbols, "<unk>"]),
         "vectors.txt": f"{len(vectors)} 3\n" + "".join(vectors),
+        "items.csv": "item,condition,region,text\n1,long,1,A bad\n1,long,2,cab\n1,short,1,A cab\n",
         "mine.toml": recipes.text("char-rnn"),
         **{f"poems/{name}.txt": sentence for name, sentence in zip(names[:8], sentences[:8], strict=True)},
     }

@@ -26,7 +26,7 @@ MAP = """
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
     inference.generation inference.saved_session inference.boundaries inference.units inference.unit_tables
-    inference.protocols inference.loading
+    inference.protocols inference.loading inference.regions
     runs.doctor
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
@@ -41,7 +41,8 @@ MAP = """
     server.engine server.saved_states server.shared server.completions server.extraction server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
-    cli.packaged cli.choose cli.tables cli.sample cli.score cli.serve cli.train cli.verify_resume
+    cli.packaged cli.choose cli.tables cli.sample cli.scoring cli.score cli.serve cli.train
+    cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

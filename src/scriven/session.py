@@ -345,14 +345,16 @@ class Model:
         spaces: Spaces = "after",
         punctuation: Punctuation = "with",
         separator: str = "",
+        entropy: bool = False,
     ) -> list[dict[str, Any]]:
         """Returns a row for each word, line or document of a text, with all columns of `scriven score --by`.
 
         `pandas.DataFrame` takes the rows as they are. `spaces` says which white space belongs to a word,
-        `punctuation` whether it is apart, and `separator` is the user's own one between words. Raises UsageError for
-        other values.
+        `punctuation` whether it is apart, and `separator` is the user's own one between words. With `entropy`, rows
+        have the entropy of the character that comes next where the unit begins, in bits, which takes longer. Raises
+        UsageError for other values.
         """
-        from scriven.inference import boundaries, unit_tables  # noqa: PLC0415 - writing needs none of them
+        from scriven.inference import boundaries, unit_tables, units  # noqa: PLC0415 - writing needs none of them
 
         check_choice("by", by, ("word", "line", "document"))
         check_choice("spaces", spaces, get_args(boundaries.Spaces))
@@ -366,9 +368,12 @@ class Model:
         chunks = read_chunks(self.vocabulary, split_document_text([self.prepare(text)], settings, tally))
         if isinstance(rule, boundaries.SeparatorRule):
             chunks = rule.remove_from(chunks)
-        pieces = check_scored(surprisals_of_text(self.predictor, chunks))
         names = unit_tables.unit_columns(by, self.vocabulary, places.unit)[1]
-        tables = unit_tables.unit_tables(self.vocabulary, pieces, rule, places=places, names=names)
+        if check_switch("entropy", entropy):
+            pieces, names = units.surprisals_of_units(self.predictor, chunks, rule), (*names, "entropy")
+        else:
+            pieces = surprisals_of_text(self.predictor, chunks)
+        tables = unit_tables.unit_tables(self.vocabulary, check_scored(pieces), rule, places=places, names=names)
         return [dict(zip(names, row, strict=True)) for table in tables for row in zip(*table.values(), strict=True)]
 
     def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:

@@ -306,7 +306,7 @@ def test_parquet_needs_pyarrow(runs: dict[str, str], command: Command, monkeypat
         ("--by line --separator |", "add --by word"),
         ("--by word --separator | --spaces before", "drop --spaces and --punctuation"),
         ("--by word --separator ab", "--separator 'ab': give one character"),
-        ("--by region", "--by region: give total, document, line, word or character"),
+        ("--by regions", "--by regions: give total, document, line, word, character or region"),
     ],
 )
 def test_contradictions_are_refused(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,26 +17,23 @@ from scriven.cli.common import (
     Mixing,
     Normalize,
     ReadingPrecision,
-    Row,
     RunFolder,
     Switch,
     Text,
     Which,
     Whole,
     check_named,
-    in_bits,
-    note,
     note_slowness,
-    read_sources,
     show,
 )
+from scriven.cli.scoring import By, ModelRows, Scoring
 from scriven.cli.tables import (
     Columns,
     TableForm,
-    Verbatim,
     check_column,
     check_parquet,
     choose_columns,
+    gather_tables,
     keep_columns,
     sort_tables,
     write_tables,
@@ -46,14 +42,8 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus.sources import TextSource
-    from scriven.inference.boundaries import Rule
-    from scriven.inference.surprisal import Scored, SurprisalSum
-    from scriven.inference.unit_tables import TextPlaces
-    from scriven.session import Model
-    from scriven.vocabulary import Vocabulary
 
 SHOWN = 5  # empty files that an error names
-By = Literal["total", "document", "line", "word", "character"]
 
 
 Files = Annotated[
@@ -65,7 +55,21 @@ Rows = Annotated[
         help="one row for the whole text, or for each document, line (with its line end), word or character. Text is "
         "read in order, each row after all that is before it, so that rows add up to the total. Every line gets a row "
         "with its number and its text, also an empty one. For a model of documents, line means document, and other "
-        "models read each file as one"
+        "models read each file as one. region: a row for each region of the texts in the table given with --regions"
+    ),
+]
+Regions = Annotated[
+    str,
+    Parameter(
+        help="CSV with the columns item, condition, region and text, and any others, for --by region. Rows of one item "
+        "and condition, one below the other, are the regions of one text. They are printed with columns appended"
+    ),
+]
+Join = Annotated[
+    str,
+    Parameter(
+        help="what stands between two regions that have no white space there already: a space unless given, nothing "
+        "for scripts without spaces (--join=). It belongs to the region before it, or after it: see --spaces"
     ),
 ]
 Spaces = Annotated[
@@ -94,7 +98,9 @@ ColumnNames = Annotated[
     str,
     Parameter(
         help="columns to print, with commas between their names, or all. nats and bits are sums over characters, end_ "
-        "those over ends of documents, total_ both; perplexity is that of a character"
+        "those over ends of documents, total_ both; perplexity is that of a character. These take longer, and are "
+        "printed if you name them: entropy, in bits, of the character that comes next where the row begins; and "
+        "counts_ before a name, as in counts_bits, for what the counts of the training text alone expect"
     ),
 ]
 Sort = Annotated[
@@ -131,6 +137,17 @@ Adapt = Annotated[
         "compared with others; every row says `adaptive`. The run does not change"
     ),
 ]
+Against = Annotated[
+    str,
+    Parameter(
+        help="another run, to compare each row with: its columns begin with against_, and log_ratio is log2 of the "
+        "ratio of the row's probabilities by RUN and by the other, so that it is above 0 if RUN expected the row more"
+    ),
+]
+Checkpoints = Annotated[
+    Literal["all"] | None,
+    Parameter(help="all: rows of every checkpoint that the run has kept (see --keep), with a column for its step"),
+]
 AdaptDocuments = Annotated[
     Switch,
     Parameter(help="like --adapt with the network alone, but each document begins with the trained weights, too"),
@@ -148,6 +165,8 @@ def score(
     columns: ColumnNames = "",
     sort: Sort = "",
     top: Top = None,
+    regions: Regions = "",
+    join: Join = " ",
     as_json: Json = False,
     as_tsv: Tsv = False,
     as_csv: Csv = False,
@@ -161,6 +180,8 @@ def score(
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
     counts: Mixing = "auto",
+    against: Against = "",
+    checkpoints: Checkpoints = None,
 ) -> None:
     """Measure how surprising a text of any length is to a trained model, which reads it once from the start.
 
@@ -175,33 +196,71 @@ def score(
     The surprisal of a word is the sum over its characters, with the white space after it, or before it, as you choose.
     Marks and other parts of what is read as one character are never cut off.
 
-    If you give several files, each is read from its own start, and each row has the name of its file.
+    If you give several files, each is read from its own start, and each row has the name of its file. The texts of a
+    table of regions are each read from the start, too.
     """
     forms: dict[TableForm, bool] = {"json": as_json, "tsv": as_tsv, "csv": as_csv, "parquet": as_parquet}
-    layout = _make_layout(forms, by, columns, sort, top)
+    several_models = bool(against or checkpoints)
+    layout = _make_layout(forms, by, columns, sort, top, several_models=several_models)
     _check_words(by, spaces, punctuation, separator)
-    if not files:
+    _check_regions(by, regions, files, join, adapts=adapt or adapt_documents)
+    if not (files or regions):
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
     from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS
     from scriven.session import load
 
-    sources = find(check_named(files)).sources
-    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
-    note_slowness(model)
+    sources = find(check_named([regions] if regions else files)).sources
+    if several_models and any(source.path is None for source in sources):
+        raise UsageError(
+            f"{'--against' if against else '--checkpoints'} reads the text several times, and standard input can be "
+            "read only once; save it to a file, and name that"
+        )
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
-    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     options = {"spaces": spaces, "punctuation": punctuation, "separator": separator} if by == "word" else {}
-    scoring, empty = _Scoring(model, by, options, choices, way), list[str]()
-    if layout.form:
-        names, sort = _choose(scoring, layout, several=len(sources) > 1)
-        tables = scoring.tables(sources, (*names, sort.removeprefix("-")) if sort else names, empty)
+
+    def open_rows(name: str, which: Any) -> ModelRows:
+        model = load(name, which=which, device=device, precision=precision, counts=counts)
+        note_slowness(model)
+        choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+        return ModelRows(model, by, options, choices, way)
+
+    scorings, empty = _open_scorings(run, against, checkpoint, checkpoints or "", open_rows), list[str]()
+    first = next(scorings)
+    if regions:
+        names, sort, tables = _regions_of(chain([first], scorings), layout, sources, join, spaces)
+        write_tables(
+            keep_columns(sort_tables(tables, sort, layout.top) if sort else tables, names), layout.form or "tsv"
+        )
+    elif layout.form:
+        names, sort = _choose(first, layout, several=len(sources) > 1)
+        asked = tuple(dict.fromkeys((*names, sort.removeprefix("-")))) if sort else names
+        tables = (table for each in chain([first], scorings) for table in each.tables(sources, asked, empty))
         write_tables(keep_columns(sort_tables(tables, sort, layout.top) if sort else tables, names), layout.form)
     else:
-        show(scoring.totals(sources, empty), "words")
-    if empty:
+        show(first.totals(sources, empty), "words")
+    if empty := list(dict.fromkeys(empty)):
         are = "is" if len(empty) == 1 else "are"
         raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty, so there is nothing to score")
+
+
+def _open_scorings(
+    run: str, against: str, checkpoint: Any, checkpoints: str, open_rows: Callable[[str, Any], ModelRows]
+) -> Iterator[Scoring]:
+    """Yields what makes the rows of each checkpoint: of one, or of all that the run has kept."""
+    from scriven.runs.folder import open_run
+
+    other = open_rows(against, "best") if against else None
+    if not checkpoints:
+        yield Scoring(open_rows(run, checkpoint), other)
+        return
+    if checkpoint != "best":
+        raise UsageError("--checkpoint names one checkpoint, and --checkpoints all; drop one of them")
+    steps = open_run(run).steps()
+    if not steps:
+        raise InputError(f"{run} has no checkpoint; nothing was saved before it ended")
+    for step in steps:
+        yield Scoring(open_rows(run, step), other, {"step": step})
 
 
 @dataclass(frozen=True)
@@ -214,7 +273,9 @@ class _TableLayout:
     top: int | None
 
 
-def _make_layout(forms: dict[TableForm, bool], by: By, columns: str, sort: str, top: int | None) -> _TableLayout:
+def _make_layout(
+    forms: dict[TableForm, bool], by: By, columns: str, sort: str, top: int | None, *, several_models: bool
+) -> _TableLayout:
     """Returns how rows are printed. Raises UsageError for choices that contradict each other."""
     given: list[TableForm] = [form for form, chosen in forms.items() if chosen]
     if len(given) > 1:
@@ -225,160 +286,71 @@ def _make_layout(forms: dict[TableForm, bool], by: By, columns: str, sort: str, 
         raise UsageError(f"--top {top}: give 1 or more rows")
     if by == "total" and (sort or top):
         raise UsageError("--sort and --top need rows to choose from; add --by word, or another unit")
-    return _TableLayout(given[0] if given else "tsv" if by != "total" or columns else "", columns, sort, top)
+    needs_table = by != "total" or columns or several_models
+    return _TableLayout(given[0] if given else "tsv" if needs_table else "", columns, sort, top)
+
+
+def _check_regions(by: By, regions: str, files: Sequence[str], join: str, *, adapts: bool) -> None:
+    """Raises UsageError for choices about regions that do not go with the others."""
+    if (by == "region") != bool(regions):
+        raise UsageError("--by region and --regions items.csv need each other; give both, or neither")
+    if by != "region" and join != " ":
+        raise UsageError("--join says what stands between regions; add --by region --regions items.csv")
+    if regions and files:
+        raise UsageError(f"the texts of --by region are those in {regions}; drop {files[0]}")
+    if regions and adapts:
+        raise UsageError("--by region reads each text anew, so nothing is learned from them; drop --adapt")
+
+
+def _regions_of(
+    scorings: Iterator[Scoring], layout: _TableLayout, sources: Sequence[TextSource], join: str, spaces: Any
+) -> tuple[tuple[str, ...], str, Iterator[Columns]]:
+    """Returns the columns to print, the one to sort by, and the rows of a table of regions."""
+    from scriven.cli.common import reading_settings
+    from scriven.inference.regions import read_regions
+
+    if len(sources) != 1:
+        raise UsageError(f"--regions is {len(sources)} files; name one table")
+    first = next(scorings)
+    settings = reading_settings(first.own.model, first.own.choices)
+    table = read_regions(sources[0], settings)
+    names, sort = _choose(first, layout, several=False, given=table.columns)
+
+    def read_all() -> Iterator[Columns]:
+        for scoring in chain([first], scorings):
+            again = read_regions(sources[0], settings)
+            asked = tuple(dict.fromkeys((*names, sort.removeprefix("-")))) if sort else names
+            yield from scoring.region_tables(again, asked, join=join, spaces=spaces)
+
+    return names, sort, gather_tables(read_all())
 
 
 def _check_words(by: By, spaces: str, punctuation: str, separator: str) -> None:
     """Raises UsageError for choices about words that do not go with the others."""
     chosen = (spaces, punctuation) != ("after", "with")
+    if by == "region" and punctuation == "with" and not separator:
+        return
     if by != "word" and (chosen or separator):
         raise UsageError("--spaces, --punctuation and --separator say what a word is; add --by word")
     if separator and chosen:
         raise UsageError("with --separator, words end at your separators alone; drop --spaces and --punctuation")
 
 
-def _choose(scoring: _Scoring, layout: _TableLayout, *, several: bool) -> tuple[tuple[str, ...], str]:
-    """Returns the names of the columns to print, and the one to sort by, or an empty string."""
-    usual, known = scoring.columns()
-    first = (["file"] if several or layout.form == "json" else []) + (["protocol"] if scoring.way else [])
-    names = choose_columns(layout.columns, known, (*first, *usual))
+def _choose(
+    scoring: Scoring, layout: _TableLayout, *, several: bool, given: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], str]:
+    """Returns the names of the columns to print, and the one to sort by, or an empty string.
+
+    The columns `given` by a table of regions come first. Raises InputError if they have the names of others.
+    """
+    usual, known, further = scoring.columns()
+    if both := next((name for name in given if name in {*known, *further}), ""):
+        raise InputError(f"the table of regions has a column {both} already, which would be appended; rename its own")
+    is_named = "file" in known and (several or layout.form == "json")
+    first = [*given, *(["file"] if is_named else []), *scoring.first]
+    known = (*given, *known)
+    names = choose_columns(layout.columns, known, (*first, *usual), further)
     sort = layout.sort or (scoring.surprise if layout.top else "")
     if sort:
-        check_column("--sort", sort.removeprefix("-"), known)
+        check_column("--sort", sort.removeprefix("-"), (*known, *further))
     return names, sort
-
-
-class _Text(NamedTuple):
-    """A text that is read: its name, its surprisals, the rule that ends its units, and the numbers of its lines."""
-
-    name: str
-    pieces: Iterator[Scored]
-    rule: Rule
-    places: TextPlaces
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """Makes rows of texts by a model. `way` is the adaptive protocol, or empty."""
-
-    model: Model
-    by: By
-    options: dict[str, Any]
-    choices: dict[str, str | None]
-    way: str
-
-    @property
-    def unit(self) -> Literal["line", "document"]:
-        """The parts of a text that rows are numbered by: lines, or documents."""
-        from scriven.inference.unit_tables import row_unit
-
-        return row_unit(self.model.settings.corpus.documents, self.by)
-
-    @property
-    def surprise(self) -> str:
-        """The column that says how surprising a row is."""
-        if self.by in {"line", "document"}:
-            return "bits_per_char"
-        return "bits" if self.by == "character" or self.model.vocabulary.boundary is None else "total_bits"
-
-    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Returns the names of the usual columns, and of all."""
-        from scriven.inference.unit_tables import total_columns, unit_columns
-
-        first, vocabulary = ("file", "protocol") if self.way else ("file",), self.model.vocabulary
-        if self.by == "total":
-            usual, known = total_columns(vocabulary)
-            return (*usual, "precision"), (*first, *known, "precision")
-        usual, known = unit_columns(self.by, vocabulary, self.unit)
-        return usual, (*first, *known)
-
-    def totals(self, sources: Sequence[TextSource], empty: list[str]) -> Iterator[Row]:
-        """Yields what people are shown of each text. Adds the names of texts without characters to `empty`."""
-        for text in self._read(sources):
-            total = self._sum(text)
-            if total.loss.characters:
-                named = {"file": text.name} if len(sources) > 1 else {}
-                protocol = {"protocol": self.way} if self.way else {}
-                yield {**named, **protocol, **in_bits(total), "precision": self._precision}
-            else:
-                empty.append(text.name)
-
-    def tables(self, sources: Sequence[TextSource], names: Sequence[str], empty: list[str]) -> Iterator[Columns]:
-        """Yields the columns of these names, of all texts in parts. Adds the names of texts without rows to `empty`."""
-        always = self.columns()[0][0]  # a column that has as many values as there are rows
-        own = [name for name in dict.fromkeys([always, *names]) if name not in {"file", "protocol"}]
-        for text in self._read(sources):
-            table = None
-            for table in self._tables_of(text, own):
-                rows = len(table[always])
-                constant = {"file": [text.name] * rows, "protocol": [self.way] * rows}
-                yield {name: (constant | table)[name] for name in names}
-            if table is None:
-                empty.append(text.name)
-
-    def _tables_of(self, text: _Text, names: Sequence[str]) -> Iterator[Columns]:
-        """Yields the columns of one text."""
-        from scriven.inference.unit_tables import character_tables, unit_tables
-
-        vocabulary = self.model.vocabulary
-        if self.by == "total":
-            total = self._sum(text)
-            if total.loss.characters:
-                values = {**total.measures(), "precision": self._precision}
-                yield {name: [values[name]] for name in names}
-        elif self.by == "character":
-            show = partial(_show_symbol, vocabulary)
-            yield from character_tables(vocabulary, text.pieces, places=text.places, names=names, show=show)
-        else:
-            yield from unit_tables(vocabulary, text.pieces, text.rule, places=text.places, names=names)
-
-    def _sum(self, text: _Text) -> SurprisalSum:
-        from scriven.inference.surprisal import sum_pieces
-
-        return sum_pieces(self.model.vocabulary, text.pieces)
-
-    @property
-    def _precision(self) -> str:
-        from scriven.inference.protocols import reading_precision
-
-        return reading_precision(self.way, self.model.predictor)
-
-    def _read(self, sources: Sequence[TextSource]) -> Iterator[_Text]:
-        """Yields the texts, and prints notes on each after it was read."""
-        from scriven.corpus.decoding import ReadCounts as Counts
-        from scriven.inference.boundaries import SeparatorRule, make_rule
-        from scriven.inference.protocols import text_reader
-        from scriven.inference.surprisal import check_scored
-        from scriven.inference.unit_tables import TextPlaces
-
-        read = text_reader(self.way, self.model.predictor)
-        for source in sources:
-            shown = source.name if len(sources) > 1 else ""
-            places = TextPlaces(self.unit, deque())
-            empty = None if self.by == "total" else places.empty  # which nothing would take
-            counts, rule = Counts(empty_places=empty), make_rule(self.model.vocabulary, self.by, **self.options)
-            chunks = read_sources(self.model, [source], counts, self.choices, shown)
-            if isinstance(rule, SeparatorRule):
-                chunks = rule.remove_from(chunks)
-            yield _Text(source.name, check_scored(read(chunks)), rule, places)
-            self._note(counts.empty, places.long, f"{shown}: " if shown else "")
-
-    def _note(self, empty: int, long: int, about: str) -> None:
-        """Prints notes on documents that were skipped, and on rows that show a part of their text."""
-        if long:
-            from scriven.inference.units import SHOWN as LONGEST
-
-            note(f"{about}of {long:,} {self.unit}{'s' * (long > 1)} only the first {LONGEST:,} characters are shown")
-        if empty:
-            were, have = ("s were", "their rows have") if empty > 1 else (" was", "its row has")
-            rows = f"; {have} no surprisal" if self.by in {"line", "document"} else ""
-            note(f"{about}{empty:,} empty {self.unit}{were} skipped{rows}")
-
-
-def _show_symbol(vocabulary: Vocabulary, symbol: int) -> str:
-    if symbol == vocabulary.boundary:
-        return ""
-    if vocabulary.unit == "byte":
-        return Verbatim(f"\\x{symbol:02x}") if symbol > 127 else chr(symbol)
-    character = vocabulary.decode([symbol])
-    return Verbatim(f"\\x{ord(character) - 0xDC00:02x}") if "\udc80" <= character <= "\udcff" else character

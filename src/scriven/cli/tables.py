@@ -22,16 +22,18 @@ class Verbatim(str):
     __slots__ = ()
 
 
-def choose_columns(asked: str, known: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the columns in a list with commas; the usual ones for an empty list.
+def choose_columns(
+    asked: str, known: Sequence[str], usual: Sequence[str], further: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Returns the names of the columns in a list with commas; the usual ones for an empty list, the known ones for all.
 
-    Raises UsageError for a name that is not known, or given twice.
+    The `further` ones are there if they are named. Raises UsageError for another name, or one that is given twice.
     """
     if asked in {"", ALL}:
         return tuple(known if asked else usual)
     names = [name.strip() for name in asked.split(",")]
     for name in names:
-        check_column("--columns", name, known)
+        check_column("--columns", name, (*known, *further))
     if len(set(names)) < len(names):
         raise UsageError(f"--columns {asked} names a column twice; name each once")
     return tuple(names)
@@ -68,6 +70,19 @@ def _sort_rows(table: Columns, name: str, top: int | None, *, upwards: bool) -> 
     rows.sort(key=column.__getitem__, reverse=upwards if is_text else not upwards)
     rows += [row for row, value in enumerate(column) if value is None]
     return {key: [values[row] for row in rows[:top]] for key, values in table.items()}
+
+
+def gather_tables(tables: Iterable[Columns], rows: int = 1024) -> Iterator[Columns]:
+    """Yields the same rows in tables of at least so many rows; only the last may have fewer."""
+    held: Columns = {}
+    for table in tables:
+        for name, values in table.items():
+            held.setdefault(name, []).extend(values)
+        if len(next(iter(held.values()))) >= rows:
+            yield held
+            held = {}
+    if held:
+        yield held
 
 
 def keep_columns(tables: Iterable[Columns], names: Sequence[str]) -> Iterator[Columns]:

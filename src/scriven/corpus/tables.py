@@ -31,12 +31,11 @@ def delimited_rows(pieces: Iterable[str], name: str, suffix: str, column: str) -
     The delimiter of a .csv is the first of , ; tab | with which the first row has the column.
     Raises InputError if there is no such column, or a quote is not closed.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))  # holds for the process, so it is never lowered
     lines = lines_of(pieces, LONGEST_ROW, name, "CSV")
     first = next((line for line in lines if line.strip()), "")
     delimiter, names = _header(first, name, suffix, column)
     place, columns = names.index(column), len(names)
-    for number, fields in _records(lines, name, delimiter):
+    for number, fields in read_records_of_lines(lines, name, delimiter, first=2):
         if not fields:
             continue
         is_whole = len(fields) == columns
@@ -60,11 +59,17 @@ def _header(line: str, name: str, suffix: str, column: str) -> tuple[str, list[s
     )
 
 
-def _records(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The line at which each row begins, and its fields. The header was line 1."""
+def read_records_of_lines(
+    lines: Iterable[str], name: str, delimiter: str, *, first: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line at which each row of CSV begins, and its fields. The number of the first line is `first`.
+
+    Raises InputError, with the line, for a quote that is not closed, and for a field that is too long.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))  # holds for the process, so it is never lowered
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        number = reader.line_num + 2
+        number = reader.line_num + first
         try:
             fields = next(reader)
         except StopIteration:

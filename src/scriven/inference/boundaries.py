@@ -96,6 +96,18 @@ class DocumentRule(LineRule):
         return (super().ends(ids, last=last)) if self._boundary is not None else (np.empty(0, np.int64), len(ids))
 
 
+class SymbolRule:
+    """Ends a unit after every id."""
+
+    def ends(self, ids: Ids, *, last: bool) -> tuple[Ids, int]:
+        """Returns the places after all ids."""
+        return np.arange(len(ids)) + 1, len(ids)
+
+    def trim(self, text: str) -> str:
+        """Returns the text."""
+        return text
+
+
 class Clusters:
     """Finds the grapheme clusters of ids that come piece by piece, and the class of each character."""
 
@@ -258,7 +270,12 @@ def make_rule(
     punctuation: Punctuation = "with",
     separator: str = "",
 ) -> Rule:
-    """Returns the rule of a new text for words, lines, or documents. Raises UsageError as `SeparatorRule` does."""
+    """Returns the rule of a new text for characters, words, lines or documents.
+
+    Raises UsageError as `SeparatorRule` does.
+    """
+    if by == "character":
+        return SymbolRule()
     if by != "word":
         return LineRule(vocabulary) if by == "line" else DocumentRule(vocabulary)
     return SeparatorRule(vocabulary, separator) if separator else WordRule(vocabulary, spaces, punctuation)

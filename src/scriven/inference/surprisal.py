@@ -57,13 +57,17 @@ class SurprisalSum:
 class Scored:
     """Ids (T,) with boundaries, the nats (T,) that each cost in its context, and the context after them.
 
-    `right` (T,) says whether each was the most likely one; None if that is not known.
+    `right` (T,) says whether each was the most likely one, or is None because nobody knows. Where units end may be
+    known already: `ends` (M,) are the places after them, and `entropy` (T,) has the nats of entropy before the first id
+    of each unit, other places being nan; see `inference.units`.
     """
 
     ids: Ids
     nats: Float64s
     context: Context
     right: Bools | None
+    ends: Ids | None = None
+    entropy: Float64s | None = None
 
 
 def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -103,6 +107,16 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
             alone = last
         rest = rest[alone:]
     yield from surprisals(predictor, [rest], context)
+
+
+def entropies(predictor: Predictor, context: Context) -> Float64s:
+    """Returns the entropy (N,), in nats, of each row's next symbol, among the known ones."""
+    logits = predictor.next_logits(context).astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    chances = np.exp(logits)
+    totals = chances.sum(-1)
+    found: Float64s = np.log(totals) - (chances * logits).sum(-1) / totals
+    return found
 
 
 def check_scored(pieces: Iterable[Scored]) -> Iterator[Scored]:

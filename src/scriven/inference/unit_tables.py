@@ -117,16 +117,18 @@ def unit_tables(
         values: dict[str, Callable[[], list[Any]]] = {
             "text": partial(list, some.texts),
             "word": partial(words.number, some.lines),
+            "entropy": partial(_in_bits, some.entropy),
             **{name: partial(_to_list, measure) for name, measure in some.sums.measures().items()},
         }
         table = {name: values[name]() for name in names if name != places.unit}
         if len(order) > len(some.texts):
             table = {
-                name: [_nothing(name) if at is None else column[at] for at in order] for name, column in table.items()
+                name: [value_without_text(name) if at is None else column[at] for at in order]
+                for name, column in table.items()
             }
         yield {name: numbers if name == places.unit else table[name] for name in names}
     if empty_rows and (rest := list(places.pass_empty())):
-        yield {name: rest if name == places.unit else [_nothing(name)] * len(rest) for name in names}
+        yield {name: rest if name == places.unit else [value_without_text(name)] * len(rest) for name in names}
 
 
 class _WordNumbers:
@@ -171,6 +173,7 @@ def character_tables(
             "unseen": vocabulary.unseen(piece.ids).astype(int).tolist(),
             "nats": piece.nats.tolist(),
             "bits": (piece.nats / math.log(2)).tolist(),
+            "entropy": [] if piece.entropy is None else _in_bits(piece.entropy),
         }
         yield {name: values[name] for name in names}
         document += int(ends.sum())
@@ -184,10 +187,15 @@ def _to_list(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
     return values if np.isfinite(column).all() else [value if math.isfinite(value) else None for value in values]
 
 
-def _nothing(name: str) -> Any:
+def _in_bits(nats: npt.NDArray[np.float64]) -> list[float | None]:
+    """Returns a column of nats (M,) in bits, with None for what is not a number."""
+    return _to_list(lambda: nats / math.log(2))
+
+
+def value_without_text(name: str) -> Any:
     """Returns the value of a column for a document without a character."""
     if name == "text":
         return ""
     if name.endswith(("nats", "bits")):
         return 0.0
-    return None if "_per_" in name or name == "perplexity" else 0
+    return None if "_per_" in name or name in {"perplexity", "entropy"} else 0

@@ -5,15 +5,20 @@ Memory is constant for units of any length.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Ids
+from scriven.arrays import Float64s, Ids
 from scriven.inference.boundaries import Rule
-from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of
+from scriven.inference.chunks import blocks
+from scriven.inference.predictor import Predictor
+from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of, entropies, read_rows
+from scriven.kernels import native_library
 from scriven.vocabulary import Vocabulary
 
 SHOWN = 1 << 20  # symbols of a unit, at most, that are returned as text
@@ -22,20 +27,60 @@ SHOWN = 1 << 20  # symbols of a unit, at most, that are returned as text
 class Units(NamedTuple):
     """Consecutive units: their sums, and the text of each without what ends it. Of a long one, only the beginning.
 
-    `lines` (M,) are the numbers, from 0, of the lines or documents that the units begin in.
+    `lines` (M,) are the numbers, from 0, of the lines or documents that the units begin in. `entropy` (M,) are the nats
+    of entropy before the first id of each, nan if they are not known.
     """
 
     sums: SurprisalSums
     texts: list[str]
     lines: Ids
+    entropy: Float64s
 
 
 def units(vocabulary: Vocabulary, pieces: Iterable[Scored], rule: Rule) -> Iterator[Units]:
-    """Yields the units of a text by a rule. Those that end in one piece of the text come together."""
+    """Yields the units of a text by a rule. Those that end in one piece of the text come together.
+
+    The rule is not used for pieces that have the ends of their units.
+    """
     begun = _Begun(vocabulary, rule)
     for piece in pieces:
-        yield from begun.read(piece.ids, piece.nats)
+        yield from begun.read(piece)
     yield from begun.finish()
+
+
+def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: Rule) -> Iterator[Scored]:
+    """Yields the surprisal of every id of one text, with the ends of units by a rule, and the entropy before each unit.
+
+    Each unit is read by itself, one after another, which takes longer than `surprisals_of_text`.
+    """
+    context, waiting, opened = predictor.start(), np.empty(0, np.int64), False
+    for block, is_last in _mark_last(blocks(chunks, predictor.chunk_length(1))):
+        found = np.concatenate((waiting, block))
+        ends, decided = rule.ends(found, last=is_last)
+        ids, waiting, ends = found[:decided], found[decided:], ends[ends <= decided]
+        nats, entropy = np.empty(len(ids)), np.full(len(ids), math.nan)
+        right = np.empty(len(ids), np.bool_)
+        edges = np.unique(np.concatenate(([0], ends, [len(ids)]))).tolist()
+        with native_library.native_threads(1):  # what is read at once is too short to be shared
+            for begin, end in itertools.pairwise(edges):
+                if begin or not opened or (ends.size and not ends[0]):
+                    entropy[begin] = entropies(predictor, context)[0]
+                some = slice(begin, end)
+                costs, likeliest, context = read_rows(predictor, ids[some, None], context)
+                nats[some], right[some] = costs[:, 0], likeliest[:, 0]
+        if len(ids):
+            opened = not (ends.size and ends[-1] == len(ids))
+        yield Scored(ids, nats, context, right, ends, entropy)
+
+
+def _mark_last(chunks: Iterable[Ids]) -> Iterator[tuple[Ids, bool]]:
+    """Yields each chunk of a text, and whether it is the last one; of an empty text, one without ids."""
+    held = np.empty(0, np.int64)
+    for chunk in chunks:
+        if held.size:
+            yield held, False
+        held = chunk
+    yield held, True
 
 
 class _Begun:
@@ -48,20 +93,27 @@ class _Begun:
         self._waiting = np.empty(0, np.int64), np.empty(0)  # ids and nats that the rule has not decided
         self._clear()
 
-    def read(self, ids: Ids, nats: npt.NDArray[np.float64], *, last: bool = False) -> Iterator[Units]:
+    def read(self, piece: Scored) -> Iterator[Units]:
+        """Yields the units that end in the next piece."""
+        if piece.ends is None:
+            yield from self._split(piece.ids, piece.nats, last=False)
+        else:
+            yield from self._take_all(piece.ids, piece.nats, piece.ends, piece.entropy)
+
+    def finish(self) -> Iterator[Units]:
+        """Yields the last units."""
+        yield from self._split(np.empty(0, np.int64), np.empty(0), last=True)
+        if self._sums.characters.any() or self._sums.ends.any():
+            yield self._take()
+
+    def _split(self, ids: Ids, nats: Float64s, *, last: bool) -> Iterator[Units]:
         """Yields the units that end in the next ids (T,) with their nats (T,)."""
         ids, nats = (np.concatenate(each) for each in zip(self._waiting, (ids, nats), strict=True))
         ends, decided = self._rule.ends(ids, last=last)
         self._waiting = ids[decided:], nats[decided:]
         yield from self._take_all(ids[:decided], nats[:decided], ends[ends <= decided])
 
-    def finish(self) -> Iterator[Units]:
-        """Yields the last units."""
-        yield from self.read(np.empty(0, np.int64), np.empty(0), last=True)
-        if self._sums.characters.any() or self._sums.ends.any():
-            yield self._take()
-
-    def _take_all(self, ids: Ids, nats: npt.NDArray[np.float64], ends: Ids) -> Iterator[Units]:
+    def _take_all(self, ids: Ids, nats: Float64s, ends: Ids, entropy: Float64s | None = None) -> Iterator[Units]:
         if ends.size and not ends[0]:
             if self._sums.characters.any() or self._sums.ends.any():
                 yield self._take()
@@ -72,10 +124,19 @@ class _Begun:
             begun = self._sums.arrays
             sums = SurprisalSums(*(_sums(each, ends, first) for each, first in zip(counted, begun, strict=True)))
             lines = np.concatenate(([self._begun_in], after[ends[:-1] - 1]))
-            yield Units(sums, self._texts(ids[:rest], ends), lines)
+            yield Units(sums, self._texts(ids[:rest], ends), lines, self._entropies(entropy, ends))
             self._clear(int(after[rest - 1]))
+        if entropy is not None and not self._ids.size and rest < len(ids):
+            self._entropy = float(entropy[rest])
         self._add(ids[rest:], [each[rest:] for each in counted])
         self._line = int(after[-1]) if after.size else self._line
+
+    def _entropies(self, entropy: Float64s | None, ends: Ids) -> Float64s:
+        """Returns the entropies (M,) before the units that end in a piece."""
+        if entropy is None:
+            return np.full(len(ends), math.nan)
+        first = self._entropy if self._ids.size else entropy[0]
+        return np.concatenate(([first], entropy[ends[:-1]]))
 
     def _lines_after(self, ids: Ids) -> Ids:
         """Returns the number of lines (T,), or of documents, that have ended with each of ids (T,)."""
@@ -91,7 +152,7 @@ class _Begun:
         """Starts a new unit in a line."""
         self._sums = SurprisalSums.of(SurprisalSum())
         self._ids = np.empty(0, np.int64)
-        self._begun_in = line
+        self._begun_in, self._entropy = line, math.nan
 
     def _add(self, ids: Ids, counted: Iterable[npt.NDArray[Any]]) -> None:
         """Adds ids (T,) and their counts to the unit."""
@@ -102,7 +163,8 @@ class _Begun:
     def _take(self) -> Units:
         """Returns the unit as it is, and starts a new one."""
         shown = self._ids[self._ids != self._vocabulary.boundary]
-        unit = Units(self._sums, [self._rule.trim(self._vocabulary.decode(shown))], np.array([self._begun_in]))
+        texts, lines = [self._rule.trim(self._vocabulary.decode(shown))], np.array([self._begun_in])
+        unit = Units(self._sums, texts, lines, np.array([self._entropy]))
         self._clear(self._line)
         return unit
 
