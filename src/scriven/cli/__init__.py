@@ -44,6 +44,7 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
     "train": ("scriven.cli.train:train", "Train a model on your text."),
     "sample": ("scriven.cli.sample:sample", "Write text with a trained model."),
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
+    "compare": ("scriven.cli.compare:compare", "Say which of two models expects a text more, and how sure that is."),
     "serve": ("scriven.cli.serve:serve", "Serve models on a web page and over an HTTP API."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a protocol you choose."),
     "runs": ("scriven.cli.runs:runs", "List the runs in a folder: text, model, loss and minutes of each."),
