@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 from typing import Any
 
 import httpx
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, Route, expect
 
 
 def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
@@ -85,3 +86,18 @@ def drop_file(page: Page, where: str, name: str, data: bytes) -> None:
         }""",
         [where, name, b64encode(data).decode()],
     )
+
+
+class HeldUploads:
+    """Requests for the texts of files that are not answered until a test wants it."""
+
+    def __init__(self) -> None:
+        self._routes: list[Route] = []
+
+    def add(self, route: Route) -> None:
+        self._routes.append(route)
+
+    def answer(self, text: str) -> None:
+        for route in self._routes:
+            with suppress(Error):  # the page has given it up
+                route.fulfill(body=text, content_type="text/plain")

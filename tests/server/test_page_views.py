@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import alternatives, complete, drop_file, read
+from at_the_page import HeldUploads, alternatives, complete, drop_file, read
 from fake_books import docx, epub, paragraph
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
@@ -88,6 +88,25 @@ def test_a_docx_or_epub_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> 
     book = epub(tmp_path / "The Book.EPUB", ["<p>a chapter</p>", "<p>an epub ends</p>"])
     drop_file(page, "read", book.name, book.read_bytes())
     expect(page.locator("#read-text .row").last).to_contain_text("an epub ends")
+
+
+def test_a_file_that_is_still_being_opened_comes_second_to_the_next(page: Page) -> None:
+    held, note = HeldUploads(), page.locator("#read-note")
+    page.route("**/extract?*", held.add)
+    page.click("#tab-read")
+    drop_file(page, "read", "slow.docx", b"PK")
+    expect(note).to_have_text("Opening slow.docx …")
+    drop_file(page, "read", "fast.txt", b"what was dropped last")
+    expect(note).to_have_text("21 characters.")
+    drop_file(page, "read", "stopped.docx", b"PK")
+    expect(note).to_have_text("Opening stopped.docx …")
+    page.click("#read-go")
+    expect(page.locator("#read-go")).to_have_text("Read")
+    read(page, "a tiny text")
+    held.answer("too late")
+    page.wait_for_timeout(300)
+    expect(note).to_have_text("11 characters.")
+    expect(page.locator("#read-text")).to_contain_text("a tiny text")
 
 
 NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, the better the model predicted the text."}
@@ -329,7 +348,7 @@ def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, serv
         page.goto(place.url)
         expect(page.locator("#model option")).to_have_count(1)
         page.click("#tab-compare")
-        expect(page.locator("#compare-note")).to_contain_text("Compare two temperatures, or train another")
+        expect(page.locator("#compare-note")).to_contain_text("Compare two temperatures, or serve another.")
         page.fill("#compare-length", "120")
         page.click("#compare-go")
         expect(page.locator("#compare .verdict .figure")).to_have_count(2)

@@ -12,14 +12,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import drop_file, write
+from at_the_page import HeldUploads, drop_file, write
 from fake_books import docx, paragraph
 from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import app_of, make_run
 from scriven.loss import Loss
 from scriven.report.files import FilesReport
+from scriven.server.app import PAGE_FOLDER
 from scriven.server.renewal import ServedCheckpoint
+from scriven.server.requests import LIMITS
 from scriven.server.trainings import TrainingPolicy
 
 TEXT = "It was a dark night, and the rain fell on the roof.\n" * 60
@@ -270,7 +272,43 @@ def test_a_training_that_fails_says_why_on_the_page(
         page.close()
 
 
-def test_a_server_that_trains_nothing_offers_nothing(page: Page) -> None:
+def test_only_the_last_file_that_is_opened_counts(
+    context: BrowserContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start waits for it, closing the form forgets it, and one that is too long is refused before anybody waits."""
+    monkeypatch.chdir(tmp_path)
+    page, held = context.new_page(), HeldUploads()
+    text, start, note = (page.locator(f"#train-{name}") for name in ("text", "go", "note"))
+    with serving(app_of({}, trainings=TrainingPolicy(ServedCheckpoint))) as place:
+        page.goto(place.url)
+        page.route("**/extract?*", held.add)
+        page.click("#train-first")
+        drop_file(page, "train-text", "slow.docx", b"PK")
+        expect(note).to_have_text("Opening slow.docx …")
+        expect(start).to_be_disabled()
+        drop_file(page, "train-text", "fast.txt", b"what was dropped last")
+        expect(text).to_have_value("what was dropped last")
+        expect(start).to_be_enabled()
+        drop_file(page, "train-text", "late.docx", b"PK")
+        page.click("#train-cancel")
+        page.click("#train-first")
+        held.answer("too late")
+        page.set_input_files("#train-choose", {"name": "long.txt", "mimeType": "", "buffer": b"a" * 4_000_000})
+        expect(note).to_contain_text("no text of over 4 MB. Put the file into the folder")
+        expect(text).to_have_value("what was dropped last")
+        expect(page.locator("#train-name")).to_have_value("fast")
+        expect(start).to_be_enabled()
+        page.close()
+    longest = re.search(r"LONGEST = ([\de]+);", (PAGE_FOLDER / "trainings.js").read_text("utf-8"))
+    assert longest
+    assert float(longest[1]) == 4e6 < LIMITS.body_bytes - 10_000
+
+
+def test_a_server_that_trains_nothing_offers_to_write_only(page: Page) -> None:
     page.click("#tab-watch")
     expect(page.locator("#watch-plot circle")).to_have_count(5)
-    expect(page.locator("#train-bar")).to_be_hidden()
+    expect(page.locator("#train-write")).to_be_visible()
+    for name in ("new", "more", "stop"):
+        expect(page.locator(f"#train-{name}")).to_be_hidden()
+    page.click("#train-write")
+    expect(page.locator("#write")).to_be_visible()

@@ -7,6 +7,7 @@ const REQUESTED = 20; // characters
 const GOES_ON = "Choose one, and the model continues from there.";
 const SHOWN = { least: 5, most: 12, probability: 0.001 }; // beyond the first 5, only characters at least this likely
 
+const [box, list] = ["alternatives", "alternatives-list"].map(byId);
 let request = null; // the controller of the open list
 
 /**
@@ -17,12 +18,11 @@ let request = null; // the controller of the open list
 export async function openAlternatives(anchor, here, app, choose, closed) {
   request?.abort();
   const { signal } = (request = new AbortController());
-  const box = byId("alternatives");
   byId("alternatives-title").replaceChildren(...title(here.before));
-  byId("alternatives-list").replaceChildren(make("li", { className: "hint" }, "Asking the model …"));
+  list.replaceChildren(make("li", { className: "hint" }, "Asking the model …"));
   byId("alternatives-hint").textContent = here.hint ?? GOES_ON;
   box.showPopover();
-  placeNextTo(anchor, box);
+  placeNextTo(anchor);
   box.addEventListener("toggle", (event) => event.newState === "closed" && finish(closed), { signal });
   try {
     const found = await api.likeliestCharacters(app.model, here.before, REQUESTED, signal);
@@ -31,10 +31,10 @@ export async function openAlternatives(anchor, here, app, choose, closed) {
       box.hidePopover();
       choose(character);
     });
-    placeNextTo(anchor, box);
-    app.announce(`${byId("alternatives-list").querySelectorAll("button").length} characters could stand here.`);
+    placeNextTo(anchor);
+    app.announce(`${list.querySelectorAll("button").length} characters could stand here.`);
   } catch (error) {
-    byId("alternatives-list").replaceChildren(make("li", { className: "hint" }, errorText(error)));
+    list.replaceChildren(make("li", { className: "hint" }, errorText(error)));
   }
 }
 
@@ -54,8 +54,8 @@ function fill(found, character, choose) {
   if (character && !shown.includes(here)) shown.push(here);
   const most = shown[0].probability;
   const buttons = shown.map((each) => button(each, most, each.text === character, choose));
-  byId("alternatives-list").replaceChildren(...buttons.map((each) => make("li", {}, each)));
-  byId("alternatives-list").onkeydown = (event) => moveFocus(event, buttons);
+  list.replaceChildren(...buttons.map((each) => make("li", {}, each)));
+  list.onkeydown = (event) => moveFocus(event, buttons);
   (buttons[shown.indexOf(here)] ?? buttons[0]).focus();
 }
 
@@ -78,7 +78,7 @@ function moveFocus(event, buttons) {
   buttons[(next + buttons.length) % buttons.length].focus();
 }
 
-function placeNextTo(anchor, box) {
+function placeNextTo(anchor) {
   if (!anchor.isConnected || innerWidth < 640) return; // on small screens the style sheet puts it at the bottom
   const at = anchor.getBoundingClientRect();
   const { width, height } = box.getBoundingClientRect();

@@ -97,7 +97,7 @@ export async function modelNames() {
 export const introduction = (model) => getJson(`runs/${encode(model)}`);
 
 /** The text of a .docx or .epub file. */
-export const extract = async (file) => (await call(`extract?name=${encode(file.name)}`, { method: "POST", body: file })).text();
+export const extract = async (file, signal) => (await call(`extract?name=${encode(file.name)}`, { method: "POST", body: file, signal })).text();
 
 /**
  * Yields pieces of text as the model generates them: `{text, ended, unknown}`, where `unknown` are characters of the

@@ -80,7 +80,7 @@ const hasOneModel = () => app.models.length < 2;
 function hint() {
   const choices = sides.map((each) => `${each.temperature.value} ${each.model.value}`);
   if (new Set(choices).size < choices.length) return "Two of these would write the same text. Change a temperature or a model.";
-  return hasOneModel() ? "There is only one model here. Compare two temperatures, or train another." : "";
+  return hasOneModel() ? "There is only one model here. Compare two temperatures, or serve another." : "";
 }
 
 const note = (words) => say("compare-note", words);

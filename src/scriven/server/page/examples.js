@@ -18,7 +18,7 @@ export async function showExamples(element, name, read) {
     const found = await examples(name);
     if (model === name) element.replaceChildren(...found.map((each) => card(each, read)));
   } catch {
-    if (model === name) model = ""; // to read a text of one's own, no example is needed
+    if (model === name) model = ""; // to read another text, no example is needed
   }
 }
 

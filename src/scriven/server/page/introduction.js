@@ -11,6 +11,8 @@ const CALM = { slowest: 90, behind: Infinity }; // characters per second, howeve
 
 const UNKNOWN = { texts: [], beginnings: [] };
 
+const part = (name) => byId(`write-${name}`);
+
 let app, keep;
 let facts = null; // about the model, once they are known
 let example = []; // its passages
@@ -26,14 +28,14 @@ export function prepareStart(theApp, begin, keepExample) {
   [app, keep] = [theApp, keepExample];
   on("write-beginnings", "click", ({ target }) => target.closest("button") && begin(target.closest("button").value));
   on("write-keep", "click", () => adopt(null));
-  on("write-example", "click", ({ clientX, clientY }) => adopt(unitAt(byId("write-example"), clientX, clientY)));
+  on("write-example", "click", ({ clientX, clientY }) => adopt(unitAt(part("example"), clientX, clientY)));
   app.onModel(introduceModel);
   introduceModel();
 }
 
 /** Shows the start, or hides it and stops the example. */
 export function showStart(shown) {
-  byId("write-start").hidden = !shown;
+  part("start").hidden = !shown;
   if (!shown) writing.abort();
   else if (facts && !example.length) writeExample();
 }
@@ -52,10 +54,10 @@ async function introduceModel() {
   const found = await api.introduction(model).catch(() => UNKNOWN); // without it, the page works as well
   if (app.model !== model) return;
   facts = found;
-  byId("write-about").replaceChildren(...describe(facts));
-  byId("write-beginnings").replaceChildren(...facts.beginnings.map(beginningButton));
-  byId("write-or").hidden = !facts.beginnings.length;
-  if (!byId("write-start").hidden) writeExample();
+  part("about").replaceChildren(...describe(facts));
+  part("beginnings").replaceChildren(...facts.beginnings.map(beginningButton));
+  part("or").hidden = !facts.beginnings.length;
+  if (!part("start").hidden) writeExample();
 }
 
 function* describe({ texts, training_characters: characters, seconds, bits_per_char: bits, network_alone: alone, unit }) {
@@ -81,7 +83,7 @@ function beginningButton(text) {
 async function writeExample() {
   const { signal } = (writing = new AbortController());
   const beginning = facts.beginnings[0] ?? "";
-  const words = byId("write-example");
+  const words = part("example");
   const put = (text) => {
     example = appendText(example, text, "model");
     words.lastElementChild.append(text);
@@ -89,7 +91,7 @@ async function writeExample() {
   example = appendText([], beginning, "you");
   words.replaceChildren(inline("you", beginning), inline("model"));
   words.classList.add("busy");
-  byId("write-keep").hidden = true;
+  part("keep").hidden = true;
   try {
     fields = { ...EXAMPLE, model: app.model, seed: randomSeed() };
     await typeOut(api.generate({ ...fields, prompt: beginning }, signal), put, signal, CALM);
@@ -98,5 +100,5 @@ async function writeExample() {
   } finally {
     if (writing.signal === signal) words.classList.remove("busy");
   }
-  byId("write-keep").hidden = signal.aborted;
+  part("keep").hidden = signal.aborted;
 }

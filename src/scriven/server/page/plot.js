@@ -4,7 +4,7 @@ import { number } from "./elements.js";
 
 const SPACE = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 34, right: 100, bottom: 40, left: 52 };
-const SMALL = 520; // pixels of width below which the curves' names do not fit
+const SMALL = 520; // pixels of width below which the names of curves do not fit
 const NAME_HEIGHT = 17; // pixels between two names at least
 const CLIPPED = { low: 0.005, high: 0.95 }; // quantiles of the training losses between which the curves are shown
 

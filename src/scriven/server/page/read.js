@@ -16,7 +16,8 @@ const BEFORE = 20_000; // UTF-16 code units of the text before a place that deci
 const CHANGES = "Choose one to put it there. The text is then read again.";
 const CHARACTERS = 0x110000; // of Unicode
 
-const [source, pane] = [byId("read-source"), byId("read-text")];
+const part = (name) => byId(`read-${name}`);
+const [source, pane] = [part("source"), part("text")];
 let app, rows;
 let scored = null; // the text and its surprisals
 let busy = null; // the controller of the text that is being scored
@@ -28,8 +29,8 @@ export function start(theApp) {
   rows = new VirtualRows(pane, draw);
   on("read-go", "click", () => (busy ? busy.abort() : read(source.value)));
   on("read-edit", "click", editAnother);
-  on("read-file", "click", () => byId("read-choose").click());
-  on("read-choose", "change", (event) => open(event.target.files[0]));
+  on("read-file", "click", () => part("choose").click());
+  on("read-choose", "change", onFile);
   on("read", "dragover", (event) => event.preventDefault());
   on("read", "drop", onDrop);
   on("read", "keydown", onKey);
@@ -37,12 +38,12 @@ export function start(theApp) {
   on("read-text", "click", onClick);
   on("read-text", "keydown", onMove);
   on("read-source", "input", () => show(false));
-  byId("read-order").replaceChildren(...Object.keys(ORDERS).map(option));
+  part("order").replaceChildren(...Object.keys(ORDERS).map(option));
   on("read-order", "change", () => arrange());
   on("read-without-ends", "change", onEnds);
   on("read-places", "click", (event) => onPlaceClick(event.target.closest("button")));
   app.onModel(() => !byId("read").hidden && (scored ? read(scored.text) : show(false)));
-  byId("read-key").replaceChildren(...levelNames.map((words, level) => inline(`s${level}`, words)));
+  part("key").replaceChildren(...levelNames.map((words, level) => inline(`s${level}`, words)));
   clearResults();
 }
 
@@ -56,39 +57,38 @@ function onKey(event) {
   if (event.key === "Escape") busy?.abort();
 }
 
-async function onDrop(event) {
+function onDrop(event) {
   event.preventDefault();
-  const file = event.dataTransfer.files[0];
-  if (file) await open(file);
-  else await read(event.dataTransfer.getData("text"));
+  read(event.dataTransfer.files[0] ?? event.dataTransfer.getData("text"));
 }
 
-async function open(file) {
-  if (!file) return;
+function onFile({ target }) {
+  if (target.files[0]) read(target.files[0]);
+  target.value = "";
+}
+
+/** The text of a file, which is opened until `signal` stops that. */
+function open(file, signal) {
+  source.value = "";
+  show(scored);
   note(`Opening ${file.name} …`);
-  try {
-    await read(await openText(file));
-  } catch (error) {
-    source.value = "";
-    refuse(errorText(error));
-  } finally {
-    byId("read-choose").value = "";
-  }
+  return openText(file, signal);
 }
 
 // --- reading
 
-/** Reads a text. `place` is a unit of it that is to be in sight. */
+/** Reads a text, or that of a file. `place` is a unit of it that is to be in sight. */
 async function read(text, place = 0) {
   busy?.abort();
   if (!text) return refuse("Paste some text first, or open a file.");
   const controller = (busy = new AbortController());
   let mine = null;
   try {
+    if (text instanceof File) text = await open(text, controller.signal);
     const facts = await api.tokenizerFacts(app.model);
     controller.signal.throwIfAborted();
     scored = mine = new ScoredText(text, facts);
-    scored.countsEnds = !byId("read-without-ends").checked;
+    scored.countsEnds = !part("without-ends").checked;
     chosen = -1;
     clearResults(lineEndWarning(text, facts));
     show(true);
@@ -123,7 +123,7 @@ function end(controller, words) {
   show(true);
   showProgress();
   note(words);
-  app.announce(`${words} ${byId("read-bits").textContent} bits per character.`);
+  app.announce(`${words} ${part("bits").textContent} bits per character.`);
 }
 
 /** Shows why a text cannot be read, and clears the text shown before. */
@@ -156,7 +156,7 @@ function show(result) {
   hide("read-edit", !result || busy);
   hide("read-lines", !result || busy || !scored.text.includes("\n"));
   hide("read-ends-choice", !result || busy || !scored.hasEnds);
-  showExamples(byId("read-examples"), result || source.value ? "" : app.model, read);
+  showExamples(part("examples"), result || source.value ? "" : app.model, read);
   hide("read-go", result && !busy);
   say("read-go", busy ? "Stop" : "Read");
 }
@@ -167,8 +167,8 @@ function clearResults(warning = "") {
   say("read-means", "The fewer, the better the model predicted the text.");
   say("read-ends", warning);
   hide("read-ends", !warning);
-  byId("read-places").replaceChildren();
-  byId("read-order").selectedIndex = 0;
+  part("places").replaceChildren();
+  part("order").selectedIndex = 0;
 }
 
 function showProgress() {
@@ -178,20 +178,20 @@ function showProgress() {
   say("read-bits", number(bitsPerCharacter, 3));
   say("read-means", meaning(2 ** bitsPerCharacter));
   if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
-  byId("read-places").replaceChildren(...places.map(placeItem));
+  part("places").replaceChildren(...places.map(placeItem));
   rows.show();
 }
 
 /** Shows the lines in the chosen order; resolves when all of them are wrapped. */
 async function arrange(place = chosen) {
-  order = new LineOrder(scored, busy ? 0 : ORDERS[byId("read-order").value]);
+  order = new LineOrder(scored, busy ? 0 : ORDERS[part("order").value]);
   const wrapped = rows.set(order.text);
   await wrapped;
   if (place > 0) rows.reveal(order.placeOf(place));
 }
 
 function onEnds() {
-  scored.countsEnds = !byId("read-without-ends").checked;
+  scored.countsEnds = !part("without-ends").checked;
   arrange();
   showProgress();
 }
@@ -308,7 +308,7 @@ function onMove(event) {
   const next = chosen < 0 ? order.unitOf(rows.top) : moves[event.key](scored.text, chosen);
   choose(Math.min(next, startOfCharacter(scored.text, scored.text.length - 1)));
   if (!pane.querySelector(".here")) rows.reveal(order.placeOf(chosen));
-  app.announce(byId("read-note").textContent);
+  app.announce(part("note").textContent);
 }
 
 function showAlternatives() {

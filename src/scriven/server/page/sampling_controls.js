@@ -4,7 +4,7 @@ import { make, number } from "./elements.js";
 import { load, store } from "./storage.js";
 
 const KEY = "scriven-sampling";
-const off = (value, words) => (value ? words : "off");
+const share = (value) => (value ? number(value, 2) : "off");
 
 /** By the names of the API. A value of 0 switches top_k, top_p and min_p off. */
 export const CONTROLS = {
@@ -17,15 +17,15 @@ export const CONTROLS = {
     hint: "How much it writes each time.",
   },
   top_k: {
-    name: "Top-k", min: 0, max: 50, step: 1, value: 0, format: (value) => off(value, `${value}`),
+    name: "Top-k", min: 0, max: 50, step: 1, value: 0, format: (value) => value || "off",
     hint: "Only the k likeliest characters may come next.",
   },
   top_p: {
-    name: "Top-p", min: 0, max: 0.99, step: 0.01, value: 0, format: (value) => off(value, number(value, 2)),
+    name: "Top-p", min: 0, max: 0.99, step: 0.01, value: 0, format: share,
     hint: "Only the likeliest characters may come next: as many as together have this chance.",
   },
   min_p: {
-    name: "Min-p", min: 0, max: 0.5, step: 0.01, value: 0, format: (value) => off(value, number(value, 2)),
+    name: "Min-p", min: 0, max: 0.5, step: 0.01, value: 0, format: share,
     hint: "Characters whose chance is below this share of the likeliest one's may not come next.",
   },
 };

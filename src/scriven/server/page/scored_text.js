@@ -51,7 +51,7 @@ export class ScoredText {
     this.withoutEnds = new Tally();
     this.partial = { bytes: 0, bits: 0 }; // of a character whose bytes are not all scored
     this.done = 0; // UTF-16 code units scored
-    this.lineStarts = new GrowableArray(Uint32Array); // in UTF-16 code units; a line begins after each "\n"
+    this.lineStarts = new GrowableArray(Uint32Array); // in UTF-16 code units; a line begins after each line feed
     this.lineStarts.push(0);
     this.stored = new Uint8Array(text.length);
   }

@@ -7,9 +7,9 @@ const BROKEN = 0.01; // share of undecodable characters above which a file is no
 const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
 
 /** The text of a file. Throws an error with a sentence for people if it is empty, or of a kind that cannot be read. */
-export async function openText(file) {
+export async function openText(file, signal) {
   if (!file.size) throw new Error(`The file ${file.name} is empty.`);
-  if (/\.(docx|epub)$/i.test(file.name)) return api.extract(file);
+  if (/\.(docx|epub)$/i.test(file.name)) return api.extract(file, signal);
   for (const part of [file.slice(0, HEAD), file]) {
     const text = await part.text();
     if (isBinary(text)) throw new Error(`The file ${file.name} is neither .docx, .epub nor plain text (UTF-8). Save it as one of these.`);

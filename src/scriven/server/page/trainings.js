@@ -4,25 +4,29 @@ import * as api from "./api.js";
 import { byId, errorText, hide, on, option, say } from "./elements.js";
 import { openText } from "./text_checks.js";
 
+const part = (name) => byId(`train-${name}`);
+const note = (words) => say("train-note", words);
+
 let app, changed;
 let known = { refusal: "", texts: [], trainings: [] };
 let shown = null; // the run that is watched
-let resumed = ""; // the run that the form is about; "" for a new one
+let resumed = ""; // the run that the form is about; empty for a new one
+let opening = null; // the controller of the file that is being opened
+
+const LONGEST = 4e6; // bytes of a text as JSON: those of a request, less some for its other fields
 
 /** `onChange(name)` is called after the training of this name has started. */
 export function start(theApp, onChange) {
   app = theApp;
   changed = onChange;
-  for (const id of ["train-new", "train-first"]) on(id, "click", () => open(""));
-  on("train-write", "click", write);
-  on("train-more", "click", () => open(shown.name));
-  on("train-stop", "click", stop);
-  on("train-cancel", "click", () => byId("train-dialog").close());
-  on("train-open", "click", () => byId("train-choose").click());
+  const first = () => open("");
+  const acts = { first, new: first, write, more: () => open(shown.name), stop, cancel: () => part("dialog").close(), open: () => part("choose").click() };
+  for (const [name, act] of Object.entries(acts)) on(`train-${name}`, "click", act);
   on("train-choose", "change", (event) => openFile(event.target.files[0]));
   on("train-form", "dragover", (event) => event.preventDefault());
   on("train-form", "drop", onDrop);
   on("train-file", "change", onChoice);
+  on("train-dialog", "close", () => stopOpening());
   on("train-form", "submit", onSubmit);
 }
 
@@ -50,13 +54,13 @@ export function stateOf(name) {
 export function show(run, first) {
   shown = run;
   const state = run && stateOf(run.name);
-  const failed = known.trainings.filter((each) => each.state === "failed" && each.name !== run?.name).at(-1);
-  hide("train-bar", first ? !failed : known.refusal);
-  hide("train-new", first || known.trainings.some((each) => ["training", "stopping"].includes(each.state)));
+  const failed = known.trainings.findLast((each) => each.state === "failed" && each.name !== run?.name);
+  hide("train-new", first || known.refusal || known.trainings.some((each) => stateOf(each.name)?.running));
   hide("train-stop", !state?.running);
-  byId("train-stop").disabled = state?.words !== "Training now";
-  hide("train-more", byId("train-new").hidden || !run?.steps.length || Boolean(run.training));
+  part("stop").disabled = state?.words !== "Training now";
+  hide("train-more", part("new").hidden || !run?.steps.length || Boolean(run.training));
   hide("train-write", !app.models.includes(run?.name));
+  hide("train-bar", first ? !failed : known.refusal && part("write").hidden);
   say("train-says", failed ? `${failed.name} failed: ${failed.error}` : "");
 }
 
@@ -64,16 +68,16 @@ function open(name) {
   resumed = name;
   say("train-title", name ? `Train ${name} further` : "Train a model");
   hide("train-about", name);
-  say("train-note", "");
   const files = known.texts.map(option);
-  byId("train-file").replaceChildren(new Option("Paste or open a text", ""), ...files);
-  byId("train-file").parentElement.hidden = !files.length;
+  part("file").replaceChildren(new Option("Paste or open a text", ""), ...files);
+  part("file").parentElement.hidden = !files.length;
   onChoice();
-  byId("train-dialog").showModal();
+  part("dialog").showModal();
 }
 
 function onChoice() {
-  const file = byId("train-file").value;
+  stopOpening();
+  const file = part("file").value;
   hide("train-pasted", file);
   if (file) suggest(file);
 }
@@ -87,44 +91,61 @@ function onDrop(event) {
 
 async function openFile(file) {
   if (!file) return;
-  say("train-note", `Opening ${file.name} …`);
+  stopOpening();
+  const { signal } = (opening = new AbortController());
+  part("choose").value = "";
+  part("go").disabled = true;
+  note(`Opening ${file.name} …`);
   try {
-    byId("train-text").value = await openText(file);
-    byId("train-file").value = "";
+    const text = checked(await openText(file, signal));
+    signal.throwIfAborted();
+    part("text").value = text;
+    part("file").value = "";
     onChoice();
     suggest(file.name);
-    say("train-note", "");
   } catch (error) {
-    say("train-note", errorText(error));
+    if (!signal.aborted) stopOpening(errorText(error));
   }
-  byId("train-choose").value = "";
+}
+
+/** Forgets the file that is being opened, if there is one. */
+function stopOpening(words = "") {
+  opening?.abort();
+  part("go").disabled = false;
+  note(words);
+}
+
+/** The text, if it is not too long to be sent. */
+function checked(text) {
+  if (new Blob([JSON.stringify(text)]).size < LONGEST) return text;
+  throw new Error("The page can send no text of over 4 MB. Put the file into the folder that --texts names, or train in the terminal.");
 }
 
 /** Suggests a name after that of a file. */
 function suggest(file) {
-  byId("train-name").value = file.replace(/\..*$/, "").replaceAll(/[^\p{L}\p{N}_-]+/gu, "-").slice(0, 60);
+  part("name").value = file.replace(/\..*$/, "").replaceAll(/[^\p{L}\p{N}_-]+/gu, "-").slice(0, 60);
 }
 
 async function onSubmit(event) {
   event.preventDefault();
-  const minutes = Number(byId("train-minutes").value);
-  const file = byId("train-file").value;
-  const source = file ? { file } : { text: byId("train-text").value };
-  const documents = byId("train-lines").checked ? "lines" : "none";
-  const fields = resumed ? { name: resumed, resume: true, minutes } : { name: byId("train-name").value, ...source, documents, minutes };
-  say("train-note", "Starting …");
+  const minutes = Number(part("minutes").value);
+  const file = part("file").value;
+  const documents = part("lines").checked ? "lines" : "none";
+  note("Starting …");
   try {
+    const source = () => (file ? { file } : { text: checked(part("text").value) });
+    const fields = resumed ? { name: resumed, resume: true, minutes } : { name: part("name").value, ...source(), documents, minutes };
     await api.startTraining(fields);
-    byId("train-dialog").close();
-    byId("train-text").value = "";
+    part("dialog").close();
+    part("text").value = "";
     changed(fields.name);
   } catch (error) {
-    say("train-note", errorText(error));
+    note(errorText(error));
   }
 }
 
 async function stop() {
-  byId("train-stop").disabled = true;
+  part("stop").disabled = true;
   try {
     await api.stopTraining(shown.name);
   } catch (error) {

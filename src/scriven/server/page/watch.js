@@ -9,7 +9,8 @@ const RETRY = 3000; // milliseconds until a lost connection is tried again, and 
 const MOST_OTHERS = 4; // runs drawn over the first one
 const UNITS = ["steps", "minutes", "epochs"];
 
-const when = byId("watch-when");
+const part = (name) => byId(`watch-${name}`);
+const when = part("when");
 let app;
 let following = null; // the controller of the stream of events
 let run = null; // the one whose facts and samples are shown
@@ -22,7 +23,7 @@ let pointed; // the place on the x axis that the values are told of
 export function start(theApp) {
   app = theApp;
   trainings.start(app, look);
-  byId("watch-unit").replaceChildren(...UNITS.map(option));
+  part("unit").replaceChildren(...UNITS.map(option));
   on("watch-unit", "change", () => draw());
   on("watch-run", "change", onRun);
   on("watch-others", "click", (event) => onOther(event.target.closest("button")));
@@ -31,7 +32,7 @@ export function start(theApp) {
   on("watch-plot", "pointermove", (event) => scales && point(valueUnder(event)));
   on("watch-plot", "pointerleave", () => point(undefined));
   on("watch-plot", "keydown", onPlotKey);
-  new ResizeObserver(() => run && draw()).observe(byId("watch-plot"));
+  new ResizeObserver(() => run && draw()).observe(part("plot"));
   setInterval(() => !byId("watch").hidden && look(), RETRY);
 }
 
@@ -53,7 +54,7 @@ async function look(name = "") {
     return;
   }
   const names = listed.map((each) => each.name);
-  const select = byId("watch-run");
+  const select = part("run");
   if (names.join("\n") !== [...select.options].map((each) => each.value).join("\n")) {
     select.replaceChildren(...names.map(option));
     select.value = run?.name ?? "";
@@ -71,7 +72,7 @@ async function follow(name) {
   const { signal } = (following = new AbortController());
   if (!name) run = null;
   if (!name) return showState();
-  byId("watch-run").value = name;
+  part("run").value = name;
   others = others.filter((each) => each.name !== name);
   pinned = false;
   while (!signal.aborted) {
@@ -103,7 +104,7 @@ function addUpdate(news, name) {
 
 /** Shows another run, and makes its model the one to write with, if it has one. */
 function onRun() {
-  const name = byId("watch-run").value;
+  const name = part("run").value;
   if (app.models.includes(name)) app.choose(name);
   follow(name);
 }
@@ -138,7 +139,7 @@ function showOthers() {
     const place = others.findIndex((each) => each.name === name);
     return make("button", { value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS, ariaPressed: String(place >= 0) }, name);
   });
-  byId("watch-others").replaceChildren(...buttons);
+  part("others").replaceChildren(...buttons);
   hide("watch-others", !buttons.length);
   buttons.find((each) => each.value === focused)?.focus();
 }
@@ -149,7 +150,7 @@ const bits = ({ nats, characters }) => nats / characters / Math.LN2;
 
 /** The curves of a run: points `{x, bits, step}`, with x in the chosen unit. */
 function curvesOf({ name, steps, evaluations, facts }) {
-  const unit = byId("watch-unit").value;
+  const unit = part("unit").value;
   const whole = facts.started?.training_characters || Infinity;
   const x = { steps: ({ step }) => step, minutes: ({ seconds }) => seconds / 60, epochs: ({ read }) => read / whole }[unit];
   const points = (records, place) =>
@@ -167,26 +168,26 @@ function draw() {
   const curves = [run, ...others].filter(Boolean).map(curvesOf);
   const step = sampleSteps()[Number(when.value)];
   const at = curves[0]?.validation.find((each) => each.step === step)?.x;
-  scales = plot(byId("watch-plot"), { runs: curves, unit: byId("watch-unit").value, at });
+  scales = plot(part("plot"), { runs: curves, unit: part("unit").value, at });
   point(pointed);
 }
 
 /** Tells the values at a place on the x axis; undefined for none. */
 function point(x) {
   pointed = x;
-  const mark = byId("watch-plot").querySelector(".pointer");
+  const mark = part("plot").querySelector(".pointer");
   const found = x === undefined || !scales ? [] : scales.curves.filter(({ training, validation }) => training.length || validation.length);
   mark?.setAttribute("visibility", found.length ? "visible" : "hidden");
-  if (!found.length) return byId("watch-values").replaceChildren();
+  if (!found.length) return part("values").replaceChildren();
   const first = nearest(found[0].training.length ? found[0].training : found[0].validation, x);
   for (const name of ["x1", "x2"]) mark.setAttribute(name, scales.x(first.x));
   const reached = found.filter(({ training, validation }) => Math.max(training.at(-1)?.x ?? 0, validation.at(-1)?.x ?? 0) >= first.x);
   const words = reached.map((each) => inline(`name${scales.curves.indexOf(each)}`, valuesOf(each, first.x)));
-  byId("watch-values").replaceChildren(make("span", {}, placeOf(first)), ...words);
+  part("values").replaceChildren(make("span", {}, placeOf(first)), ...words);
 }
 
 function placeOf({ x, step }) {
-  const unit = byId("watch-unit").value;
+  const unit = part("unit").value;
   return unit === "steps" ? `Step ${number(step)}` : `${number(x, 2)} ${unit}, step ${number(step)}`;
 }
 
@@ -204,10 +205,10 @@ function onPlotKey(event) {
   event.preventDefault();
   const here = pointed === undefined ? -1 : points.indexOf(nearest(points, pointed));
   point(points[Math.max(0, Math.min(points.length - 1, here + direction))].x);
-  app.announce(byId("watch-values").textContent);
+  app.announce(part("values").textContent);
 }
 
-const valueUnder = (event) => scales.valueAt(event.clientX - byId("watch-plot").getBoundingClientRect().left);
+const valueUnder = (event) => scales.valueAt(event.clientX - part("plot").getBoundingClientRect().left);
 
 /** Shows the samples that were written nearest to the step clicked on. */
 function onPlotClick(event) {
@@ -231,7 +232,7 @@ function onSlider() {
 function showState() {
   const own = run && trainings.stateOf(run.name);
   say("watch-state", own?.words ?? stateOf(run));
-  byId("watch-state").classList.toggle("live", Boolean(run?.training || own?.running));
+  part("state").classList.toggle("live", Boolean(run?.training || own?.running));
   const first = !listed.length;
   hide("watch-first", !first);
   hide("watch-chart", first);
@@ -248,7 +249,7 @@ function stateOf(run) {
 }
 
 function showFacts() {
-  if (!run) return byId("watch-facts").replaceChildren();
+  if (!run) return part("facts").replaceChildren();
   const { evaluations, steps, facts: known, training } = run;
   const best = evaluations.reduce((low, each) => (!low || bits(each) < bits(low) ? each : low), null);
   const last = steps.findLast((each) => Number.isFinite(each.read) && Number.isFinite(each.seconds));
@@ -264,7 +265,7 @@ function showFacts() {
     ["Progress", last && training && percent(last.progress)],
   ];
   const shown = rows.filter(([, value]) => value);
-  byId("watch-facts").replaceChildren(make("dl", {}, ...shown.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])));
+  part("facts").replaceChildren(make("dl", {}, ...shown.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])));
 }
 
 function duration(seconds) {
@@ -292,7 +293,7 @@ function showSamples() {
   say("watch-step", step === undefined ? "–" : number(step));
   when.ariaValueText = step === undefined ? "none" : `after step ${step}`;
   const shown = run.samples.filter((each) => each.step === step).map(sampleFigure);
-  byId("watch-samples").replaceChildren(...(shown.length ? shown : [make("p", { className: "hint" }, "No samples yet.")]));
+  part("samples").replaceChildren(...(shown.length ? shown : [make("p", { className: "hint" }, "No samples yet.")]));
 }
 
 function sampleFigure({ prompt, text, temperature, seed }) {
