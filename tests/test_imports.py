@@ -35,7 +35,8 @@ MAP = """
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook
     results session own_loop archives
-    exchange exchange.exported exchange.plain_torch exchange.folders exchange.onnx_graph exchange.packing
+    exchange exchange.exported exchange.plain_torch exchange.folders exchange.onnx_graph exchange.html_page
+    exchange.packing
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.saved_states server.shared server.completions server.extraction server.scoring

@@ -150,7 +150,7 @@ def test_a_link_of_a_branch_has_what_stands_before(context: BrowserContext, page
 )
 def test_what_is_broken_in_a_link_is_told(page: Page, query: str, refused: str) -> None:
     page.evaluate("query => (location.hash = `write?${query}`)", query)
-    expect(page.locator("#write-note")).to_have_text(f"This server could not use a part of the link: {refused}.")
+    expect(page.locator("#write-note")).to_have_text(f"This page could not use a part of the link: {refused}.")
     assert len(wait_for_text(page)) == 501
 
 

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from scriven.exchange.exported import ExportedModel
 
 To = Annotated[
-    Literal["torch", "onnx", "safetensors"],
+    Literal["torch", "onnx", "safetensors", "html"],
     Parameter(
         name="--to",
         help="torch: a folder with a state dict for torch's own modules, and a Python file that loads it without "
         "Scriven. onnx: one file for onnxruntime and others. safetensors: a folder with weights, config.json and "
-        "vocabulary for any program; docs/format.md describes it",
+        "vocabulary for any program; docs/format.md describes it. html: one page for a browser, offline and on phones "
+        "too: it writes, shows alternatives, and reads a text",
     ),
 ]
 Numbers = Annotated[
@@ -36,6 +37,15 @@ Loader = Annotated[
 ]
 
 
+WithCounts = Annotated[
+    Switch,
+    Parameter(
+        help="html: put the counts of the training text into the page too, pruned to 1 MB; passages of the text can be "
+        "made out from them"
+    ),
+]
+
+
 def export(
     run: RunFolder = "",
     /,
@@ -45,18 +55,20 @@ def export(
     precision: Numbers = "fp32",
     checkpoint: Which = "best",
     loader: Loader = False,
+    with_counts: WithCounts = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained model for other programs. What a format cannot hold is said, and never dropped silently.
 
-    An export is the network of the run. Counts of the training text stay behind: compare with scriven score
-    --counts none. Before an export to torch or onnx is put in its place, its logits are compared with the run's.
+    An export is the network of the run. Counts of the training text stay behind, unless --with-counts takes them along:
+    compare with scriven score --counts none. Before an export to torch or onnx is put in its place, its logits are
+    compared with the run's.
 
     Parameters
     ----------
     output
-        folder or file to write; unless given, the name of the run and of the format, such as book-torch, book.onnx or
-        book-int8.onnx. Nothing is replaced
+        folder or file to write; unless given, the name of the run and of the format, such as book-torch, book.onnx,
+        book-int8.onnx or book.html. Nothing is replaced
     """
     from scriven.exchange.exported import read_exported
     from scriven.exchange.folders import loader_source
@@ -70,8 +82,13 @@ def export(
         raise UsageError("scriven export needs run, the folder of the run, or its name if it is in runs/")
     if precision != "fp32" and to != "onnx":
         raise UsageError(f"--precision is for --to onnx, and {to} has fp32; drop --precision")
+    if with_counts and to != "html":
+        raise UsageError(f"--with-counts is for --to html, and {to} takes no counts; drop it, or use scriven pack")
     model = read_exported(run, checkpoint)
     target = output or Path(model.run.path.resolve().name + _ending(to, precision))
+    if to == "html":
+        _write_page(model, target, with_counts, as_json)
+        return
     difference = _write(model, to, target, precision)
     for each in model.notes:
         note(each)
@@ -82,8 +99,25 @@ def export(
         put_path(target)
 
 
+def _write_page(model: ExportedModel, target: Path, with_counts: bool, as_json: bool) -> None:
+    """Writes a page, and says what it holds and what it does not."""
+    from scriven.exchange.html_page import write_html
+
+    made = write_html(model, target, with_counts=with_counts)
+    notes = [*made.notes] if with_counts else model.notes
+    for each in notes:
+        note(each)
+    if as_json:
+        step = model.checkpoint.step
+        put_json({"format": "html", "path": str(target), "step": step, "bytes": made.size, "notes": notes})
+    else:
+        put_path(target)
+
+
 def _ending(to: str, precision: str) -> str:
     """Returns the end of the usual name of an export."""
+    if to == "html":
+        return ".html"
     if to != "onnx":
         return f"-{to}"
     return ".onnx" if precision == "fp32" else f"-{precision}.onnx"

@@ -265,10 +265,8 @@ class _Packer:
         of = {name: weights[full] for name, full in names.items() if full in weights}  # mingru has no hidden
         cells = len(of["bias_ih"]) // self.gates
         groups = _grouping(cells, self.gates)
-        bias, apart = of["bias_ih"] + of.get("bias_hh", np.float32(0)), None
-        if self.settings.cell == "gru":  # the reset gate comes between the candidate's two biases
-            bias[2 * cells :] = of["bias_ih"][2 * cells :]
-            apart = self._keep(_group(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
+        bias, own = gate_biases(self.settings.cell, of)
+        apart = None if own is None else self._keep(_group(own, 1, (groups[0], 1)))
         vectors = weights.get("embedding.weight")  # (V, D)
         sums, matrix, embedding = (
             self._later(of["weight_ih"], bias, groups) if depth else self._first(vectors, of["weight_ih"], bias, groups)
@@ -301,14 +299,11 @@ class _Packer:
         self, vectors: Float32s | None, weight: Float32s, bias: Float32s, groups: tuple[int, int]
     ) -> tuple[int, _PackedMatrix, int | None]:
         """A table (V, outputs) of each symbol's sums in the first layer; or, if that is too large, as `_later`."""
-        inputs = weight.T if vectors is None else vectors
-        inputs = np.concatenate((inputs[:-1], inputs[:-1].mean(0, keepdims=True, dtype=np.float64)))  # <unk>: the mean
         outputs = groups[0] * groups[1] * CELLS_PER_BLOCK
-        if vectors is not None:
-            if len(inputs) * outputs * 4 > TABLE_BYTES:
-                return self._later(weight, bias, groups, self._keep(self._pad(inputs)))
-            inputs = inputs @ weight.T.astype(np.float64)  # in doubles: rounded alike on every machine, almost always
-        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _PackedMatrix(), None
+        if vectors is not None and len(vectors) * outputs * 4 > TABLE_BYTES:
+            return self._later(weight, bias, groups, self._keep(self._pad(_with_mean(vectors))))
+        sums = symbol_sums(vectors, weight, bias)
+        return self._keep(_group(sums.T, self.gates, groups).reshape(outputs, -1).T), _PackedMatrix(), None
 
     def _norm(self, weight: Float32s | None, groups: tuple[int, int]) -> int | None:
         return None if weight is None else self._keep(_group(weight, 1, groups))
@@ -317,8 +312,7 @@ class _Packer:
         """Packs weights (groups, outputs of a group, K) into words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
-            scales = np.abs(weight).max(-1, keepdims=True) / np.float32(127)
-            weight = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0)).astype(np.int8)
+            weight, scales = round_to_int8(weight)
             scale, offset = self._keep(scales), self._keep(128 * weight.sum(-1, dtype=np.int32), np.int32)
         elif self.precision == "bf16":
             weight = _round_to_bf16(weight)
@@ -349,6 +343,40 @@ class _Packer:
         return self.arrays[-1].ctypes.data
 
 
+def gate_biases(cell: str, of: Mapping[str, Float32s]) -> tuple[Float32s, Float32s | None]:
+    """Returns a layer's biases (G*H,), of the input and the state together; and of a gru, those (H,) that stay apart.
+
+    The reset gate of a gru comes between the candidate's two biases.
+    """
+    bias = of["bias_ih"] + of.get("bias_hh", np.float32(0))  # a mingru has one
+    if cell != "gru":
+        return bias, None
+    candidate = slice(2 * len(bias) // 3, None)
+    bias[candidate] = of["bias_ih"][candidate]
+    return bias, of["bias_hh"][candidate]
+
+
+def symbol_sums(vectors: Float32s | None, weight: Float32s, bias: Float32s) -> Float64s:
+    """Returns what each symbol adds to the first layer's sums (V, G*H), biases included: rounded, they are its table.
+
+    Without embeddings (V, D), the input is one-hot, and `weight` (G*H, V) has the sums.
+    """
+    if vectors is None:
+        return _with_mean(weight.T) + bias
+    return _with_mean(vectors) @ weight.T.astype(np.float64) + bias  # in doubles: alike on every machine, almost always
+
+
+def _with_mean(vectors: Float32s) -> Float64s:
+    """Returns vectors (V, D) whose last one, of `<unk>`, is the mean of all others."""
+    return np.concatenate((vectors[:-1], vectors[:-1].mean(0, keepdims=True, dtype=np.float64)))
+
+
+def round_to_int8(weight: Float32s) -> tuple[npt.NDArray[np.int8], Float32s]:
+    """Returns a matrix (..., K) in int8, from -127 to 127, and the scale of each of its rows (..., 1)."""
+    scales = np.abs(weight).max(-1, keepdims=True) / np.float32(127)
+    return np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0)).astype(np.int8), scales
+
+
 def _empty_aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised array that starts at a cache line."""
     size = math.prod(shape) * np.dtype(kind).itemsize
@@ -366,7 +394,7 @@ def _grouping(cells: int, gates: int) -> tuple[int, int]:
     return groups, -(-blocks // groups)
 
 
-def _group(array: Float32s, gates: int, grouping: tuple[int, int]) -> Float32s:
+def _group(array: npt.NDArray[Any], gates: int, grouping: tuple[int, int]) -> npt.NDArray[Any]:
     """Rearranges sums (gates * cells, ...) into groups (groups, outputs of a group, ...), padded with zeros."""
     (groups, width), cells = grouping, len(array) // gates
     at_once = CELLS_PER_BLOCK * (width // gates)

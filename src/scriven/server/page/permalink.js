@@ -8,7 +8,7 @@ const WORDS = ["prompt", "model", "ignore_eos"];
 /** The link to what a model writes with these fields of POST /v1/completions. */
 export function linkTo(fields) {
   const known = Object.entries(fields).filter(([name]) => name in BOUNDS || WORDS.includes(name));
-  return `${location.origin}${location.pathname}#write?${new URLSearchParams(known)}`;
+  return `${location.href.split("#")[0]}#write?${new URLSearchParams(known)}`;
 }
 
 /** Reads the part of an address after #: `{fields, refused}`, where `refused` are the parts that cannot be used; null if it is no link. */

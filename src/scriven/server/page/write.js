@@ -264,7 +264,7 @@ function keep() {
 
 function listHistory() {
   if (!writing) commit();
-  byId("history-hint").textContent = keep() ? "Your browser keeps these texts; the server does not." : "Your browser does not keep these texts: they end with this page.";
+  byId("history-hint").textContent = keep() ? "Your browser keeps these texts; nobody else does." : "Your browser does not keep these texts: they end with this page.";
   const choose = (id) => {
     commit();
     moveTo(id);
@@ -307,7 +307,7 @@ function follow({ fields, refused }) {
   part("several").checked = Boolean(values.ignore_eos);
   moveTo(versions.add(appendText([], prompt, "you"), null));
   open();
-  writeFrom(passages, values).then(() => refused.length && note(`This server could not use a part of the link: ${refused.join(", ")}.`));
+  writeFrom(passages, values).then(() => refused.length && note(`This page could not use a part of the link: ${refused.join(", ")}.`));
 }
 
 // --- showing
