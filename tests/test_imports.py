@@ -16,8 +16,8 @@ MAP = """
     kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw
     kernels.recurrent kernels.muon kernels.cross_entropy kernels.scan kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding
-    corpus.header corpus.shard_reader corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs
-    corpus.writer corpus.parts corpus.store corpus.build corpus
+    corpus.header corpus.shard_reader corpus.tables corpus.live corpus.documents corpus.partition corpus.shards
+    corpus.inputs corpus.writer corpus.parts corpus.store corpus.build corpus
     batches.batch batches.documents batches.readers batches
     model.reference_cells model.shapes model.backends model.cells model.language_model model.pretrained model.precision
     model

@@ -194,19 +194,29 @@ def note_line_ends(
 
 
 def read_sources(
-    model: Model, sources: Sequence[TextSource], tally: ReadCounts, choices: Mapping[str, str | None], name: str = ""
+    model: Model,
+    sources: Sequence[TextSource],
+    tally: ReadCounts,
+    choices: Mapping[str, str | None],
+    name: str = "",
+    live: Iterable[bytes] | None = None,
 ) -> Iterator[Ids]:
     """Yields the text of sources as chunks of ids. `tally` counts what is read; notes start with `name`.
 
-    `choices` are as in `reading_settings`.
+    `choices` are as in `reading_settings`. The bytes of a `live` text are read instead, as they come, line by line.
     """
-    from scriven.corpus.documents import split_documents
+    from scriven.corpus.documents import split_document_text, split_documents
+    from scriven.corpus.live import read_lines_live
     from scriven.inference.chunks import read_chunks
 
     settings, about = reading_settings(model, choices), f"{name}: " if name else ""
     if not all(source.is_table for source in sources):  # only the training text was a table
         settings = settings.model_copy(update={"column": ""})
-    chunks = read_chunks(model.vocabulary, split_documents(sources, settings, tally))
+    if live is None:
+        parts = split_documents(sources, settings, tally)
+    else:
+        parts = split_document_text(read_lines_live(live, sources[0].name, settings, tally), settings, tally)
+    chunks = read_chunks(model.vocabulary, parts)
     chunks = note_line_ends(model.vocabulary, _note_marks(chunks, tally, about), tally.line_ends, about)
     return _note_forms(model.vocabulary, chunks, about)
 

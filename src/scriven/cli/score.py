@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -23,6 +24,7 @@ from scriven.cli.common import (
     Which,
     Whole,
     check_named,
+    note,
     note_slowness,
     show,
 )
@@ -34,6 +36,7 @@ from scriven.cli.tables import (
     check_parquet,
     choose_columns,
     gather_tables,
+    keep_above,
     keep_columns,
     sort_tables,
     write_tables,
@@ -56,6 +59,21 @@ Rows = Annotated[
         "read in order, each row after all that is before it, so that rows add up to the total. Every line gets a row "
         "with its number and its text, also an empty one. For a model of documents, line means document, and other "
         "models read each file as one. region: a row for each region of the texts in the table given with --regions"
+    ),
+]
+Above = Annotated[
+    str,
+    Parameter(
+        help="print only rows above this quantile of the rows of the run's validation text, such as 0.99: those that "
+        "are less expected than 99 of 100 of the usual ones. What counts is all bits of a row, or the column that you "
+        "name, as in bits_per_char:0.99. From standard input, each row is printed before the next is read"
+    ),
+]
+Follow = Annotated[
+    str,
+    Parameter(
+        help="read a file from its start, and what is added to it, until Ctrl-C, and print each row at once. If the "
+        "file is replaced or cut, as by programs that rotate logs, it is read from its start again"
     ),
 ]
 Regions = Annotated[
@@ -165,6 +183,8 @@ def score(
     columns: ColumnNames = "",
     sort: Sort = "",
     top: Top = None,
+    above: Above = "",
+    follow: Follow = "",
     regions: Regions = "",
     join: Join = " ",
     as_json: Json = False,
@@ -204,13 +224,16 @@ def score(
     layout = _make_layout(forms, by, columns, sort, top, several_models=several_models)
     _check_words(by, spaces, punctuation, separator)
     _check_regions(by, regions, files, join, adapts=adapt or adapt_documents)
-    if not (files or regions):
+    column_above, share = _parse_above(above, by)
+    _check_live(by, follow, files, layout, several_models=several_models, adapts=adapt or adapt_documents)
+    if not (files or regions or follow):
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
     from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS
     from scriven.session import load
 
-    sources = find(check_named([regions] if regions else files)).sources
+    sources = find(check_named([follow or regions] if follow or regions else files)).sources
+    live = _open_live(follow, sources, above=bool(above))
     if several_models and any(source.path is None for source in sources):
         raise UsageError(
             f"{'--against' if against else '--checkpoints'} reads the text several times, and standard input can be "
@@ -223,7 +246,7 @@ def score(
         model = load(name, which=which, device=device, precision=precision, counts=counts)
         note_slowness(model)
         choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
-        return ModelRows(model, by, options, choices, way)
+        return ModelRows(model, by, options, choices, way, live)
 
     scorings, empty = _open_scorings(run, against, checkpoint, checkpoints or "", open_rows), list[str]()
     first = next(scorings)
@@ -234,9 +257,17 @@ def score(
         )
     elif layout.form:
         names, sort = _choose(first, layout, several=len(sources) > 1)
-        asked = tuple(dict.fromkeys((*names, sort.removeprefix("-")))) if sort else names
-        tables = (table for each in chain([first], scorings) for table in each.tables(sources, asked, empty))
-        write_tables(keep_columns(sort_tables(tables, sort, layout.top) if sort else tables, names), layout.form)
+        column = column_above or _total_bits(first)
+        more = [*([sort.removeprefix("-")] if sort else []), *([column] if above else [])]
+        asked = tuple(dict.fromkeys((*names, *more)))
+        _check_live_columns(asked, is_live=live is not None)
+        rows: Iterator[Columns] = (
+            table for each in chain([first], scorings) for table in each.tables(sources, asked, empty)
+        )
+        if above:
+            rows = keep_above(rows, column, _find_least(first, column, share))
+        rows = keep_columns(sort_tables(rows, sort, layout.top) if sort else rows, names)
+        write_tables(rows, layout.form, flush=live is not None)
     else:
         show(first.totals(sources, empty), "words")
     if empty := list(dict.fromkeys(empty)):
@@ -323,6 +354,67 @@ def _regions_of(
             yield from scoring.region_tables(again, asked, join=join, spaces=spaces)
 
     return names, sort, gather_tables(read_all())
+
+
+def _parse_above(above: str, by: By) -> tuple[str, float]:
+    """Returns the column of --above, empty for the usual one, and the quantile. Raises UsageError for another value."""
+    column, _, share = above.rpartition(":")
+    try:
+        value = float(share or 0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1 or (above and by in {"total", "region", "character"}):
+        raise UsageError(
+            f"--above {above}: give a quantile from 0 to below 1, such as 0.99, or a column with it, such as "
+            "bits_per_char:0.99; and --by line, document or word"
+        )
+    return column, value
+
+
+def _check_live(
+    by: By, follow: str, files: Sequence[str], layout: _TableLayout, *, several_models: bool, adapts: bool
+) -> None:
+    """Raises UsageError for choices that do not go with a text that is read while it is written."""
+    if not follow:
+        return
+    if files:
+        raise UsageError(f"--follow reads {follow} alone; drop {files[0]}")
+    if by in {"total", "document", "region"}:
+        raise UsageError(f"--follow {follow} has no end, so there is no row --by {by}; add --by line, or another unit")
+    if layout.sort or layout.top or layout.form == "parquet" or several_models or adapts:
+        raise UsageError(
+            "--follow prints rows as they come; drop --sort, --top, --parquet, --adapt, --against and --checkpoints"
+        )
+
+
+def _check_live_columns(names: Sequence[str], *, is_live: bool) -> None:
+    """Raises UsageError for columns that need text after a row."""
+    if is_live and any("entropy" in name for name in names):
+        raise UsageError("there is no entropy of a text that is read while it is written; leave the column out")
+
+
+def _open_live(follow: str, sources: Sequence[TextSource], *, above: bool) -> Iterator[bytes] | None:
+    """Returns the bytes of a text that is read while it is written, or None for one that is complete."""
+    from scriven.corpus.live import follow_file, read_standard_input
+
+    if follow:
+        if len(sources) != 1 or not isinstance(sources[0].path, Path):
+            raise UsageError(f"--follow {follow}: name one file on this machine")
+        return follow_file(sources[0].path, note)
+    return read_standard_input() if above and [source.path for source in sources] == [None] else None
+
+
+def _total_bits(scoring: Scoring) -> str:
+    return scoring.own.total.replace("nats", "bits")
+
+
+def _find_least(scoring: Scoring, column: str, share: float) -> float:
+    """Returns what a row must be above, and prints a note."""
+    check_column("--above", column, scoring.own.columns()[1])
+    least, rows = scoring.own.quantile(column, share)
+    usual = f"the {share:g} quantile of {rows:,} rows of the run's validation text"
+    note(f"rows with more than {least:.4f} {column} are printed: {usual}")
+    return least
 
 
 def _check_words(by: By, spaces: str, punctuation: str, separator: str) -> None:

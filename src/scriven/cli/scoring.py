@@ -35,6 +35,7 @@ EXPECTED = (
 )
 
 
+VALIDATION_CHARACTERS = 1 << 22  # that --above reads at most
 REGION_COLUMNS = ("characters", "unseen", "ends", "end_bits", "nats", "bits", ENTROPY)
 
 
@@ -47,6 +48,7 @@ class ModelRows:
     options: dict[str, Any] = field(default_factory=dict)  # about words
     choices: dict[str, str | None] = field(default_factory=dict)  # how texts are read
     way: str = ""
+    live: Iterable[bytes] | None = None  # read instead of the source, as it comes
 
     @property
     def unit(self) -> Literal["line", "document"]:
@@ -83,7 +85,7 @@ class ModelRows:
 
     def chunks(self, source: TextSource, tally: ReadCounts, about: str) -> Iterator[Ids]:
         """Yields the ids of a source, and prints notes after it was read."""
-        return read_sources(self.model, [source], tally, self.choices, about)
+        return read_sources(self.model, [source], tally, self.choices, about, self.live)
 
     def rows(self, chunks: Iterable[Ids], places: TextPlaces, names: Sequence[str]) -> Iterator[Columns]:
         """Yields the columns of these names, of one text in parts."""
@@ -121,7 +123,7 @@ class ModelRows:
         """Returns the surprisals of one text, and the rule that ends its units."""
         from scriven.inference.boundaries import SeparatorRule, make_rule
         from scriven.inference.protocols import text_reader
-        from scriven.inference.surprisal import check_scored
+        from scriven.inference.surprisal import check_scored, surprisals_of_text
         from scriven.inference.units import surprisals_of_units
 
         rule = make_rule(self.model.vocabulary, self.by, **self.options)
@@ -129,12 +131,40 @@ class ModelRows:
             chunks = rule.remove_from(chunks)
         if with_entropy:
             return check_scored(surprisals_of_units(self.model.predictor, chunks, rule)), rule
+        if self.live is not None:
+            return check_scored(surprisals_of_text(self.model.predictor, chunks, live=True)), rule
         return check_scored(text_reader(self.way, self.model.predictor)(chunks)), rule
 
     def _sum(self, pieces: Iterator[Scored]) -> SurprisalSum:
         from scriven.inference.surprisal import sum_pieces
 
         return sum_pieces(self.model.vocabulary, pieces)
+
+    def quantile(self, column: str, share: float) -> tuple[float, int]:
+        """Returns a quantile of a column over rows of the run's validation text, and their number.
+
+        The first `VALIDATION_CHARACTERS` are read. Raises InputError if there is no validation text, or no such row.
+        """
+        import numpy as np
+
+        from scriven.cli.evaluate import corpus_of
+        from scriven.inference.chunks import chunks_of, count_beginning_in, documents_of
+        from scriven.inference.unit_tables import TextPlaces
+
+        text, boundary = corpus_of(self.model.run).validation, self.model.vocabulary.boundary
+        most = min(text.characters, VALIDATION_CHARACTERS)
+        if boundary is None:
+            chunks = chunks_of(text, 0, most)
+        else:
+            chunks = documents_of(text, boundary, 0, count_beginning_in(text, most))
+        rows = replace(self, live=None).rows(chunks, TextPlaces(self.unit), [column])
+        values = [value for table in rows for value in table[column] if value is not None]
+        if not values:
+            raise InputError(
+                f"{self.model.run} was trained without validation text, so --above has no {self.by}s to take a "
+                "quantile of; leave it out, and choose rows by --top"
+            )
+        return float(np.quantile(values, share)), len(values)
 
     @property
     def _precision(self) -> str:

@@ -72,6 +72,14 @@ def _sort_rows(table: Columns, name: str, top: int | None, *, upwards: bool) -> 
     return {key: [values[row] for row in rows[:top]] for key, values in table.items()}
 
 
+def keep_above(tables: Iterable[Columns], column: str, least: float) -> Iterator[Columns]:
+    """Yields the rows whose number in a column is above `least`, in tables that are not empty."""
+    for table in tables:
+        rows = [row for row, value in enumerate(table[column]) if value is not None and value > least]
+        if rows:
+            yield {name: [values[row] for row in rows] for name, values in table.items()}
+
+
 def gather_tables(tables: Iterable[Columns], rows: int = 1024) -> Iterator[Columns]:
     """Yields the same rows in tables of at least so many rows; only the last may have fewer."""
     held: Columns = {}

@@ -108,16 +108,25 @@ TAR_PLACE, TAR = 257, b"ustar"
 
 
 def decode(
-    chunks: Iterable[bytes], name: str, settings: CorpusSettings, count_invalid: Callable[[int], None], offset: int = 0
+    chunks: Iterable[bytes],
+    name: str,
+    settings: CorpusSettings,
+    count_invalid: Callable[[int], None],
+    offset: int = 0,
+    *,
+    live: bool = False,
 ) -> Iterator[str]:
     """Decodes the bytes of a source, piece by piece. `offset` is the number of its bytes that come before them.
 
+    A `live` source is decoded as its bytes come, without waiting for enough of them to see what kind of file it is.
     `settings.invalid` says what happens to invalid bytes. `count_invalid` is called with their number.
     Raises InputError for an invalid byte with "strict", and if the source is clearly not text.
     """
     has_zeros = settings.encoding.startswith(HAVE_ZEROS)
     if settings.invalid == "strict" and settings.unit == "character" and not has_zeros:
-        chunks = _check_text(chunks, name, settings.encoding, offset)
+        chunks = _check_text(
+            chunks if live else _check_beginning(chunks, name, settings.encoding, offset), name, offset
+        )
     if settings.encoding == "utf-8":
         return _decode_utf8(chunks, name, settings.invalid, count_invalid, offset)
     return _decode_other(chunks, name, settings, count_invalid, offset)
@@ -229,14 +238,14 @@ def _invalid_byte_error(
     )
 
 
-def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) -> Iterator[bytes]:
+def _check_text(chunks: Iterable[bytes], name: str, offset: int) -> Iterator[bytes]:
     """Passes the chunks of a source on.
 
-    Raises InputError if it begins like some other kind of file, or has more zero bytes than a text has by accident:
-    a few plus a thousandth of the bytes already read, or a hundredth of all bytes.
+    Raises InputError if it has more zero bytes than a text has by accident: a few plus a thousandth of the bytes
+    already read, or a hundredth of all bytes.
     """
     start, zeros, first = offset, 0, 0
-    for chunk in chunks if offset else _check_beginning(chunks, name, encoding):
+    for chunk in chunks:
         if 0 in chunk:
             places = np.flatnonzero(np.frombuffer(chunk, np.uint8) == 0) + (offset - start)  # (zeros,)
             first = first if zeros else int(places[0])
@@ -250,8 +259,14 @@ def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) 
         raise _binary(name, start + first)
 
 
-def _check_beginning(chunks: Iterable[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    """Passes the chunks on once enough of them have come to check what kind of file it is."""
+def _check_beginning(chunks: Iterable[bytes], name: str, encoding: str, offset: int) -> Iterator[bytes]:
+    """Passes the chunks on once enough of them have come to check what kind of file it is, if they are its beginning.
+
+    Raises InputError if it begins like some other kind of file.
+    """
+    if offset:
+        yield from chunks
+        return
     rest, begun = iter(chunks), list[bytes]()
     while sum(map(len, begun)) < TAR_PLACE + len(TAR) and (chunk := next(rest, None)) is not None:
         begun.append(chunk)

@@ -70,29 +70,36 @@ class Scored:
     entropy: Float64s | None = None
 
 
-def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
-    """Yields the surprisal of every id of one text from its start on; for a model of documents, as `documents` does."""
+def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids], *, live: bool = False) -> Iterator[Scored]:
+    """Yields the surprisal of every id of one text from its start on; for a model of documents, as `documents` does.
+
+    If the text is `live`, the surprisals of a chunk are there before the next chunk is asked for.
+    """
     if predictor.vocabulary.boundary is None:
-        return surprisals(predictor, chunks, predictor.start())
-    return documents(predictor, chunks)
+        return surprisals(predictor, chunks, predictor.start(), live=live)
+    return documents(predictor, chunks, 1 if live else GATHERED)
 
 
-def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
+def surprisals(
+    predictor: Predictor, chunks: Iterable[Ids], context: Context, *, live: bool = False
+) -> Iterator[Scored]:
     """Yields the surprisal of every id of one text, in chunks of any length, from `context` (of one row) on."""
-    for ids in blocks(chunks, predictor.chunk_length(1)):
+    length = predictor.chunk_length(1)
+    texts = ([chunk] for chunk in chunks) if live else [chunks]
+    for ids in (block for text in texts for block in blocks(text, length)):
         nats, right, context = read_rows(predictor, ids[:, None], context)
         yield Scored(ids, nats[:, 0], context, right[:, 0])
 
 
-def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
+def documents(predictor: Predictor, chunks: Iterable[Ids], gathered: int = GATHERED) -> Iterator[Scored]:
     """Yields the same as `surprisals`, for documents that the boundary ends. Many are read at the same time.
 
     Reading a boundary clears the memory, so the cost of a document does not depend on the others. A document of more
-    than about `GATHERED` characters is read alone, in constant memory.
+    than about `gathered` characters is read alone, in constant memory.
     """
     boundary, start = predictor.vocabulary.boundary, predictor.start()
     rest, context = np.empty(0, np.int64), start  # the ids that are not read yet, and the context before them
-    for chunk in gather_chunks(chunks, GATHERED):
+    for chunk in gather_chunks(chunks, gathered):
         rest = np.concatenate((rest, chunk))
         ends = np.flatnonzero(rest == boundary) + 1  # (M,)
         # The first ids may belong to a document that was begun before, or is too long to wait for its end.
