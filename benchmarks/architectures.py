@@ -35,11 +35,13 @@ from common import arguments_parser, save, table
 from quality_rows import BOTH, losses
 
 import scriven
+from scriven.model.precision import bf16_speedup
 
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
 JUDGED, JUDGED_IN_GRID = 200_000, 50_000  # characters
 PROBED_STEPS, FIRST_STEPS = 50, 10  # the first ones are slower and do not count
-PRECISION = "bf16"  # faster than fp32 for all three in short probes on the processor of docs/architectures.md
+# bf16 was faster for all three in short probes on the processor of docs/architectures.md.
+PRECISION = "bf16" if bf16_speedup() else "fp32"
 
 CHOSEN = [
     Design("transformer", 2, 128, 16, 64, 0.02),

@@ -144,9 +144,10 @@ def own(asked: Namespace, case: tuple[int, int, int]) -> Contestant:
 def peer(asked: Namespace, case: tuple[int, int, int]) -> Contestant:
     """torch's own layers, training without an end."""
     width, rows, length = case
-    command = [sys.executable, str(Path(__file__).with_name("peers.py")), "torch-bf16", str(asked.text)]
+    precision = "fp32" if asked.quick else "bf16"  # not every CPU computes in bf16
+    command = [sys.executable, str(Path(__file__).with_name("peers.py")), f"torch-{precision}", str(asked.text)]
     command += ["--width", str(width), "--rows", str(rows), "--length", str(length), "--device", asked.device]
-    return Contestant("torch bf16", command)
+    return Contestant(f"torch {precision}", command)
 
 
 def measure_memory(asked: Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
 from scriven.model.backends import torch_threads
+from scriven.model.precision import bf16_speedup
 from scriven.settings import merge_settings, validate
 from scriven.training import start, workload
 from scriven.training.request import Request
@@ -87,17 +88,18 @@ from test_exact import workload, train_and_follow
 from scriven.model import precision as machine
 workload.measure_speed = lambda *_: 1e5
 machine.bf16_speedup = lambda *_, **__: 1.0
-print(train_and_follow(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
+print(train_and_follow(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no program fewer cores")
 def test_the_environment_of_openmp_changes_no_bit(book: Path, tmp_path: Path) -> None:
     """With OMP_DYNAMIC torch got fewer threads than it asked for, and every loss was NaN."""
+    precision = "bf16" if bf16_speedup() else "fp32"
     environments = ({"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "3", "OMP_DYNAMIC": "TRUE", "MKL_DYNAMIC": "TRUE"})
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", program + PROCESS, book, tmp_path / f"run-{len(program)}"],
+            [sys.executable, "-c", program + PROCESS, book, tmp_path / f"run-{len(program)}", "lstm", precision],
             env=os.environ | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": PYTHONPATH} | more,
             stdout=subprocess.PIPE,
             text=True,
