@@ -311,6 +311,8 @@ def test_no_view_hinders_anybody(open_page: Open, tmp_path: Path, scheme: Any, w
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     expect(page.locator("#write-keep")).to_be_visible()
+    prompt = page.locator("#write-prompt")
+    assert prompt.evaluate("(field) => field.scrollHeight <= field.clientHeight")  # its hint is not cut off
     assert violations(page) == []
     text = write(page, "a bad ")
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")

@@ -57,8 +57,8 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="{ICON}" type="image/svg+xml">
 <style>
-.closed > :not(#opening) { display: none !important; }
-#opening { margin: 40px 16px; font: 17px sans-serif; }
+.closed > :not(#opening) { visibility: hidden; }
+#opening { position: fixed; margin: 40px 16px; font: 17px sans-serif; }
 </style>
 </head>
 <body class="closed">
