@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scriven.report.plot import Plot
     from scriven.report.terminal import TerminalReport
     from scriven.results import Score, Step, WrittenText
+    from scriven.rules import Rule
     from scriven.session import Model, Session, load, load_session
     from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
 
@@ -62,6 +63,7 @@ __all__ = [
     "ReaderSettings",
     "Report",
     "RolledBack",
+    "Rule",
     "Sampled",
     "Saved",
     "Score",
@@ -118,6 +120,7 @@ _HOMES = {
     "Model": "scriven.session",
     "Plot": "scriven.report.plot",
     "Report": "scriven.report",
+    "Rule": "scriven.rules",
     "Score": "scriven.results",
     "Session": "scriven.session",
     "Step": "scriven.results",

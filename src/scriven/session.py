@@ -38,14 +38,17 @@ from scriven.inference.generation import (
     SAMPLING,
     GenerationOptions,
     StreamDecoder,
+    begin_rule,
     generate_many,
     make_decoder,
+    rule_nats,
 )
 from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
 from scriven.inference.predictor import Predictor
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
 from scriven.results import Score, Step, WrittenText, score_of
+from scriven.rules import Rule
 from scriven.runs.folder import Which, find_run, open_run
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary, check_ids
@@ -187,6 +190,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> Iterator[str]:
         """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
@@ -198,11 +202,14 @@ class Model:
 
         `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
         are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the
-        probability `top_p`, and from those at least `min_p` times as likely as the top one. Raises UsageError for
-        values out of range, and for `until_end` if the model knows no documents.
+        probability `top_p`, and from those at least `min_p` times as likely as the top one.
+
+        With a `rule`, only symbols are drawn that it allows, and the whole text obeys it: see docs/rules.md. Raises
+        UsageError for values out of range, for `until_end` if the model knows no documents, and for a rule that no
+        text of this length obeys.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, piece)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, piece, rule)
         session = self.session(seed=seed)
         pieces = session._write_with(options)
         session.read(prompt)
@@ -221,6 +228,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> str: ...
 
     @overload
@@ -236,6 +244,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> list[WrittenText]: ...
 
     def sample(
@@ -250,13 +259,14 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> str | list[WrittenText]:
         """Returns a text that the model writes after `prompt`; arguments as in `stream`.
 
         For a list of prompts it returns a list of texts, which are written side by side: text n is the one that
         prompt n gives with `seed + n`.
         """
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule)
         if not isinstance(prompt, str):
             return list(self._write_all(check_texts("prompt", prompt), seed, options))
         session = self.session(seed=seed)
@@ -276,6 +286,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> Iterator[WrittenText]:
         """Yields `count` texts after the same prompt, written at the same time: many times faster than one by one.
 
@@ -283,7 +294,7 @@ class Model:
         itself. Arguments are those of `stream`.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p)
+        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule)
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
@@ -303,6 +314,17 @@ class Model:
     def _after(self, prompt: str) -> Context:
         """Returns the context after a prompt."""
         return self.predictor.read(self._start, self.read_ids(prompt)[:, None])
+
+    def rule_nats(self, text: str, rule: Rule, *, prompt: str = "", length: int = LENGTH) -> float:
+        """Returns -ln of the probability that `sample` writes exactly this text after `prompt` under a rule.
+
+        It is infinite for a text that breaks the rule. It is not the probability of the text among all that obey, as
+        docs/rules.md says. Temperature and filters are left out. Raises UsageError as `sample` does.
+        """
+        check_text("text", text)
+        place = begin_rule(rule, self.vocabulary, self.ends_texts, check_whole("length", length, 0, "0 or more"))
+        assert place is not None
+        return rule_nats(self.predictor, self._after(prompt), place, self.vocabulary.encode(text))
 
     def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> StreamDecoder:
         """Returns a decoder from ids to the text of one generation.
@@ -511,6 +533,7 @@ class Session:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
     ) -> Iterator[str]:
         """Writes at most `length` symbols, and yields them in pieces. Arguments are those of `Model.stream`.
 
@@ -519,7 +542,9 @@ class Session:
         After such an end, another document begins. Raises UsageError for values out of range, and for `until_end` if
         the model knows no documents.
         """
-        return self._write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
+        return self._write_with(
+            GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece, rule)
+        )
 
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""

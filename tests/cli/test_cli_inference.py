@@ -22,6 +22,7 @@ from scriven.corpus import Corpus
 from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
+from scriven.rules import Rule
 from scriven.runs import create_run, open_run
 from scriven.session import Model, load
 from scriven.settings import validate
@@ -130,6 +131,19 @@ def test_sample_json_says_how_to_get_the_same_text(run: str, model: Model, capsy
         assert row["text"] == model.sample(row["prompt"], length=row["length"], seed=row["seed"])
 
 
+def test_sample_by_rules(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--regex", "[a-d ]+", "--contains", "cab", "--contains", "dad", "--allow", "abcd ", "--forbid", "b"]
+    assert "these contradict each other" in failure(capsys, "sample", run, "--length", "30", *flags)[1]
+    main(["sample", run, "--length", "30", "--count", "3", "--seed", "4", "--json", *flags[:-2]])
+    shown = rows(capsys.readouterr().out)
+    rule = Rule.regex("[a-d ]+") & Rule.allow("abcd ") & Rule.contains("cab") & Rule.contains("dad")
+    assert [row["text"] for row in shown] == list(model.samples(3, length=30, seed=4, rule=rule))
+    assert shown[0]["rule"] == repr(rule)
+    main(["sample", run, "--length", "40", "--acrostic", "be", "--rhyme", "ing", "--seed", "1"])
+    lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert [line[0] + line[-3:] for line in lines] == ["bing", "eing"]
+
+
 def test_greedy_is_temperature_zero(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sample", run, "--greedy", "--length", "9", "--json"])
     assert rows(capsys.readouterr().out)[0]["text"] == model.sample(length=9, temperature=0)
@@ -168,6 +182,11 @@ def test_interactive_remembers_what_the_screen_shows(
         (["--top-p", "0"], "--top-p"),
         (["--top-q", "0"], "--top-q"),
         (["--until-end"], "--until-end: this model has no documents"),
+        (["--regex", "(a"], "pattern '(a', character 1: this group is never closed"),
+        (["--regex", "a{9}", "--length", "8"], "the shortest text that obeys has 9 characters, and length is 8"),
+        (["--contains", "é"], "the model does not know 'é' (U+00E9)"),
+        (["--acrostic", ""], "acrostic is empty"),
+        (["--rhyme", "a", "--stop", "b"], "--stop ends a text anywhere"),
         (["--until-end", "--count", "2"], "ends by itself"),
         (["--until-end", "--interactive"], "ends by itself"),
         (["--novelty"], "--novelty: this model has no documents"),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
-from scriven.inference.boundaries import Punctuation, Rule, SeparatorRule, Spaces, WordRule, make_rule
+from scriven.inference.boundaries import Punctuation, SeparatorRule, Spaces, UnitRule, WordRule, make_rule
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import Scored, surprisals_of_text
 from scriven.inference.units import units
@@ -36,7 +36,7 @@ def ids_of(vocabulary: Vocabulary, text: str) -> np.ndarray:
     return ids if vocabulary.boundary is None else np.append(ids, vocabulary.boundary)
 
 
-def split(vocabulary: Vocabulary, ids: np.ndarray, rule: Rule, sizes: Sequence[int] = ()) -> list[str]:
+def split(vocabulary: Vocabulary, ids: np.ndarray, rule: UnitRule, sizes: Sequence[int] = ()) -> list[str]:
     """The texts of the units, as their ids say."""
     nats = np.random.default_rng(1).random(len(ids))
     parts = np.minimum(np.cumsum(sizes), len(ids)).astype(int) if sizes else []

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from live_server import serving
+from scriven.rules import Rule
 from scriven.server.requests import LIMITS
 from served_models import guarded_app, names_model, text_model
 
@@ -200,3 +201,48 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert [each["id"] for each in listed["data"]] == ["text", "names"]
     assert client.get("/v1/models/names").json() == listed["data"][1]
     assert client.get("/v1/models/other").status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_guided_text_is_what_the_library_writes_by_its_rule(client: httpx.Client, *, stream: bool) -> None:
+    rule = Rule.regex("[a-d]{3,6} [a-d]+")
+    body = {
+        "prompt": PROMPT,
+        "max_tokens": 30,
+        "seed": 3,
+        "n": 3,
+        "temperature": 0.9,
+        "guided_regex": "[a-d]{3,6} [a-d]+",
+    }
+    expected = list(MODELS["text"].samples(3, PROMPT, length=30, seed=3, temperature=0.9, rule=rule))
+    told = events(client, **body) if stream else [ask(client, **body)]
+    assert [text_of(told, index) for index in range(3)] == expected
+    ends = {each["index"]: each["finish_reason"] for one in told for each in one["choices"] if each["finish_reason"]}
+    assert [ends[index] for index in range(3)] == ["stop" if each.ended else "length" for each in expected]
+
+
+def test_a_guided_choice_is_one_of_them_also_with_log_probabilities(client: httpx.Client) -> None:
+    for model, texts in (("text", ["bad", "a cab"]), ("names", ["ab", "abba"])):
+        body = {"model": model, "guided_choice": texts, "n": 9, "seed": 1, "logprobs": 2, "max_tokens": 9}
+        choices = ask(client, **body)["choices"]
+        assert {each["text"] for each in choices} <= {*texts}
+        for each in choices:
+            assert each["finish_reason"] == "stop"
+            assert "".join(each["logprobs"]["tokens"]).removesuffix("\n") == each["text"]
+            assert len(each["logprobs"]["token_logprobs"]) == len(each["logprobs"]["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"guided_regex": "(a"}, "guided_regex: pattern '(a', character 1: this group is never closed"),
+        ({"guided_regex": "(a|b)*a(a|b){20}"}, "guided_regex: the rule needs more than 1,000 states"),
+        ({"guided_regex": "x{9}"}, "guided_regex: regex 'x{9}': the model does not know 'x'"),
+        ({"guided_regex": "a{99}", "max_tokens": 9}, "has 99 characters, and length is 9; give at least 99"),
+        ({"guided_choice": ["xyz"]}, "guided_choice: choice ('xyz',): the model does not know 'x'"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "give one of them"),
+        ({"guided_regex": "a", "stop": "b"}, "stop may end a text before it matches"),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_refused(client: httpx.Client, body: dict[str, Any], said: str) -> None:
+    assert said in post_refused(client, 400, **body)

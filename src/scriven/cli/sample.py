@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from scriven.corpus import Part
     from scriven.corpus.decoding import ReadCounts
     from scriven.results import WrittenText
+    from scriven.rules import Rule
     from scriven.session import Model
 
 DEFAULTS = SamplingSettings()
@@ -89,6 +91,22 @@ UntilEnd = Annotated[
         "only those of lines do so by themselves"
     ),
 ]
+Regex = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="the whole text, after the prompt, matches this regular expression, such as '[A-Z][a-z]{2,5}'. Only "
+        "characters are drawn that can still lead there within --length. This flag and the five below may be repeated "
+        "and combined: then all hold",
+    ),
+]
+Allow = Annotated[str | None, Parameter(help="write only these characters")]
+Forbid = Annotated[str | None, Parameter(help="write none of these characters")]
+Contains = Annotated[list[str] | None, Parameter(negative="", help="the text has this one somewhere in it")]
+Acrostic = Annotated[
+    str | None, Parameter(help="the text has a line for each letter of this word, in order, that begins with it")
+]
+Rhyme = Annotated[str | None, Parameter(help="every line of the text ends with these characters")]
 Novelty = Annotated[
     Switch,
     Parameter(
@@ -124,6 +142,12 @@ def sample(
     count: Count = None,
     stop: Stop = None,
     until_end: UntilEnd = None,
+    regex: Regex = None,
+    allow: Allow = None,
+    forbid: Forbid = None,
+    contains: Contains = None,
+    acrostic: Acrostic = None,
+    rhyme: Rhyme = None,
     novelty: Novelty = False,
     interactive: Interactive = False,
     choose: Choose = False,
@@ -147,15 +171,19 @@ def sample(
     choices = {"invalid": invalid, "encoding": encoding}
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
     _check_novelty(novelty, interactive, until_end is not False)
+    rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
+    rule = _rule(rules | {"rhyme": rhyme}, stop)
     if choose:
         unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
         unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
+        unused |= {"a rule such as --regex": rule is not None}
         unused |= {"--count": bool(count and count > 1)}
         unused |= {"--until-end": until_end is True, "--no-until-end": until_end is False}
         _check_choosing(sampling, unused)
     from scriven.session import load
 
     writing = {"length": length, "stop": _stops(stop or []), **sampling.model_dump()}
+    writing |= {"rule": rule} if rule else {}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     note_slowness(model)
@@ -273,7 +301,8 @@ def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> N
 def _put_json(texts: Iterable[WrittenText], asked: dict[str, Any], known: list[bool] | None) -> None:
     """Prints each text as JSON, with all that is needed to write it again."""
     for n, written in enumerate(texts):
-        row = {**asked, "seed": asked["seed"] + n, "text": written, "ended": written.ended}
+        rule = {"rule": repr(asked["rule"])} if "rule" in asked else {}
+        row = {**asked, **rule, "seed": asked["seed"] + n, "text": written, "ended": written.ended}
         put_json(row | ({"known": known[n]} if known else {}))
         sys.stdout.flush()
 
@@ -334,6 +363,17 @@ def _check_end(model: Model, flag: str) -> None:
             f"{flag}: this model has no documents, so its text never ends by itself; {way_out}, or train a model with "
             "--corpus.documents"
         )
+
+
+def _rule(given: Mapping[str, str | list[str] | None], stop: list[str] | None) -> Rule | None:
+    """Returns the rule that all flags give together, if any. Raises UsageError for a rule with --stop."""
+    from scriven.rules import Rule
+
+    values = {kind: [each] if isinstance(each, str) else each or [] for kind, each in given.items()}
+    parts = [getattr(Rule, kind)(value) for kind, several in values.items() for value in several]
+    if parts and stop:
+        raise UsageError("--stop ends a text anywhere, so the whole could break the rule; drop one of them")
+    return reduce(Rule.__and__, parts) if parts else None
 
 
 def _stops(stop: list[str]) -> list[str]:

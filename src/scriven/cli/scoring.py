@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scriven.arrays import Ids
     from scriven.corpus.decoding import ReadCounts
     from scriven.corpus.sources import TextSource
-    from scriven.inference.boundaries import Rule, Spaces
+    from scriven.inference.boundaries import Spaces, UnitRule
     from scriven.inference.regions import Region, RegionTable
     from scriven.inference.surprisal import Scored, SurprisalSum
     from scriven.inference.unit_tables import TextPlaces
@@ -119,7 +119,7 @@ class ModelRows:
         total = self._sum(self._read(chunks, with_entropy=False)[0])
         return {**in_bits(total), "precision": self._precision} if total.loss.characters else None
 
-    def _read(self, chunks: Iterable[Ids], *, with_entropy: bool) -> tuple[Iterator[Scored], Rule]:
+    def _read(self, chunks: Iterable[Ids], *, with_entropy: bool) -> tuple[Iterator[Scored], UnitRule]:
         """Returns the surprisals of one text, and the rule that ends its units."""
         from scriven.inference.boundaries import SeparatorRule, make_rule
         from scriven.inference.protocols import text_reader

@@ -54,7 +54,7 @@ class Characters(NamedTuple):
     places: Ids
 
 
-class Rule(Protocol):
+class UnitRule(Protocol):
     """Finds the ends of units in ids that come piece by piece."""
 
     def ends(self, ids: Ids, *, last: bool) -> tuple[Ids, int]:
@@ -269,7 +269,7 @@ def make_rule(
     spaces: Spaces = "after",
     punctuation: Punctuation = "with",
     separator: str = "",
-) -> Rule:
+) -> UnitRule:
     """Returns the rule of a new text for characters, words, lines or documents.
 
     Raises UsageError as `SeparatorRule` does.

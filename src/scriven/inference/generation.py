@@ -20,6 +20,8 @@ from scriven.errors import UsageError
 from scriven.inference.context import Context, fit, side_by_side
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import overflow
+from scriven.rules import STATES, Rule
+from scriven.rules.automaton import RulePlace
 from scriven.settings import SamplingSettings, describe_errors
 from scriven.vocabulary import Decoder, Vocabulary
 
@@ -49,12 +51,14 @@ class GenerationOptions:
     top_p: float = SAMPLING.top_p
     min_p: float = SAMPLING.min_p
     piece: int = UNSEEN  # symbols, at most, in a piece of the text
+    rule: Rule | None = None  # which the whole text obeys
 
     def __post_init__(self) -> None:
         check_whole("length", self.length, 0, "0 or more characters to write")
         check_whole("piece", self.piece, 1, "1 or more symbols to write at once")
         check_switch("until_end", self.until_end)
         check_stops(self.stop)
+        check_rule(self.rule, self.stop)
         _ = self.sampling
 
     @property
@@ -68,15 +72,45 @@ class GenerationOptions:
     @property
     def may_end(self) -> bool:
         """Whether a text may end before its length."""
-        return bool(self.stop) or self.until_end
+        return bool(self.stop) or self.until_end or self.rule is not None
 
     def begin(self, vocabulary: Vocabulary, random: np.random.Generator) -> Generation:
         """Returns a new text to write, whose symbols `random` draws.
 
-        Raises UsageError for `until_end` if the model knows no documents.
+        Raises UsageError for `until_end` if the model knows no documents, and for a rule that no text of this length
+        obeys.
         """
         pen = make_decoder(vocabulary, self.stop, until_end=self.until_end)
-        return Generation(random, self.sampling, check_whole("length", self.length, 0, ""), pen)
+        length = check_whole("length", self.length, 0, "")
+        return Generation(
+            random, self.sampling, length, pen, rule=begin_rule(self.rule, vocabulary, self.until_end, length)
+        )
+
+
+def check_rule(rule: object, stop: Sequence[str] = ()) -> None:
+    """Raises UsageError for anything but a rule or None, and for a rule with stop strings."""
+    if not (rule is None or isinstance(rule, Rule)):
+        raise UsageError(f"rule {rule!r}: give one such as scriven.Rule.regex('[a-z]+')")
+    if rule is not None and any(stop):
+        raise UsageError("a stop string ends a text anywhere, so the whole could break the rule; give only one of them")
+
+
+def begin_rule(
+    rule: Rule | None, vocabulary: Vocabulary, until_end: bool, length: int, *, states: int = STATES
+) -> RulePlace | None:
+    """Returns the place of an empty text in a rule, if there is one.
+
+    Raises UsageError if no text of at most `length` symbols obeys, or the rule needs more `states`.
+    """
+    if rule is None:
+        return None
+    automaton = rule.compile(vocabulary, until_end=until_end, states=states)
+    if automaton.least > length:
+        raise UsageError(
+            f"{rule.describe()}: the shortest text that obeys has {automaton.least:,} characters, and length is "
+            f"{length:,}; give at least {automaton.least:,}"
+        )
+    return RulePlace(automaton, 0, length)
 
 
 def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end: bool = False) -> StreamDecoder:
@@ -97,6 +131,7 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
 class Generation:
     """A text that is being written. `random` draws at most `left` more symbols by the `settings`; `pen` decodes them.
 
+    With a `rule`, the text obeys it, and the pen takes `<unk>` for its end.
     With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`, and `written` has all ids.
     """
 
@@ -107,6 +142,10 @@ class Generation:
     keep: bool = False
     end: Context | None = None
     written: list[Ids] = field(default_factory=list)
+    rule: RulePlace | None = None
+
+    def __post_init__(self) -> None:
+        self.pen.obeys = self.rule is not None
 
     @property
     def done(self) -> bool:
@@ -117,6 +156,7 @@ class Generation:
         """Takes more ids (T,), up to the text's end. Returns the text that is certain now, and how many ids it took."""
         text, taken = self.pen.feed(ids[: self.left])
         self.left -= taken
+        self.rule = self.rule and self.rule.advance(ids[:taken])
         if self.keep and taken:
             self.written.append(ids[:taken])
         return (text if self.left else text + self.pen.flush()), taken
@@ -158,7 +198,8 @@ def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) 
         try:
             with pace as length:
                 uniforms = line.random.random((min(length, line.left), 1))
-                ids, after = predictor.generate(memory.context, line.settings, uniforms)
+                place = [line.rule]
+                ids, after = predictor.generate(memory.context, line.settings, uniforms, rules=place)
         except BaseException:  # after an interrupt, everything is as before the block
             line.random.bit_generator.state = before
             raise
@@ -166,7 +207,10 @@ def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) 
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before
-            _, after = predictor.generate(memory.context, line.settings, line.random.random((taken, 1)))
+            uniforms = line.random.random((taken, 1))
+            _, after = predictor.generate(memory.context, line.settings, uniforms, rules=place)
+            if line.pen.obeyed:
+                line.random.random()  # which drew the end
         memory.context = after
         if text:
             yield text
@@ -224,8 +268,9 @@ class GenerationBatch:
         for row, generation in enumerate(self.generations):
             uniforms[:, row] = generation.random.random(length)
         settings = [generation.settings for generation in self.generations]
+        rules = [generation.rule for generation in self.generations]
         kept = {row: before.rows([row]) for row, generation in enumerate(self.generations) if generation.keep}
-        ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True)
+        ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True, rules=rules)
         finite: Bools = np.logical_and.reduce(np.isfinite(self.context.logits), axis=1)  # (N,)
         wrote = []
         for row, (generation, drawn) in enumerate(zip(self.generations, np.ascontiguousarray(ids.T), strict=True)):
@@ -233,7 +278,9 @@ class GenerationBatch:
             wrote.append(Emitted(generation, text, drawn[:taken], bool(finite[row])))
             if generation.keep and generation.done:
                 numbers = uniforms[:taken, row : row + 1]
-                _, generation.end = self._predictor.generate(kept[row], generation.settings, numbers)
+                _, generation.end = self._predictor.generate(
+                    kept[row], generation.settings, numbers, rules=rules[row : row + 1]
+                )
         self._keep([row for row, generation in enumerate(self.generations) if not generation.done])
         return wrote
 
@@ -293,6 +340,26 @@ class _Queue:
         return taken
 
 
+def rule_nats(predictor: Predictor, context: Context, place: RulePlace, ids: Ids) -> float:
+    """Returns the nats of writing exactly ids (T,) after a context of one row, from a place in a rule on.
+
+    The end counts if the model decides it: before the length is used up.
+    """
+    vocabulary, nats = predictor.vocabulary, 0.0
+    if len(ids) > place.left or vocabulary.unseen(ids).any():
+        return np.inf
+    end = vocabulary.unknown if place.automaton.ends or vocabulary.boundary is None else vocabulary.boundary
+    for symbol in [*ids.tolist(), *([end] if len(ids) < place.left else [])]:
+        logits = place.constrain(predictor.next_logits(context, writing=True)[0].astype(np.float64))
+        chances = np.exp(logits - logits.max())
+        if not chances[symbol]:
+            return np.inf
+        nats -= float(np.log(chances[symbol] / chances.sum()))
+        place = place.advance(np.array([symbol]))
+        context = predictor.read(context, np.array([[symbol]]))
+    return nats
+
+
 # --- ids to text
 
 
@@ -307,6 +374,9 @@ class StreamDecoder:
         self.done = False
         self.ended = False  # whether it reached the end of its document
         self.stopped = False  # whether it reached a stop string
+        self.obeys = False  # whether the text has a rule, and `<unk>` is its end
+        self.obeyed = False  # whether it reached that end
+        self._unknown = vocabulary.unknown
         self._boundary = vocabulary.boundary if until_end else None
         self._decoder = vocabulary.decoder()
         self._stop = stop
@@ -316,10 +386,16 @@ class StreamDecoder:
         """Decodes ids (T,). Returns the text that is certain now, and the number of ids that it took.
 
         It takes all ids unless the text is `done`. The last one taken then completed a stop string, or ended the
-        document.
+        document. The `<unk>` that ends a text with a rule is not taken.
         """
         if self.done:
             return "", 0
+        if self.obeys and len(over := np.flatnonzero(ids == self._unknown)):
+            self.obeys, inside = False, ids[: over[0]]
+            text, taken = self.feed(inside)
+            if not self.done:
+                self.ended = self.obeyed = True
+            return text + self.flush(), taken
         ends = NOWHERE if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
         inside = ids[: ends[0]] if len(ends) else ids
         before, held = self._decoder.copy() if self._stop else self._decoder, len(self._held)

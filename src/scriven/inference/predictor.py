@@ -19,6 +19,7 @@ from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.kernels.sampler import Sampler, State
 from scriven.model.shapes import GATES
+from scriven.rules.automaton import RulePlace
 from scriven.runtime import needing_torch
 from scriven.settings import ModelSettings, SamplingSettings
 from scriven.vocabulary import Vocabulary
@@ -264,6 +265,7 @@ class Predictor:
         settings: SamplingSettings | Sequence[SamplingSettings],
         uniforms: Float64s,
         reuse: bool = False,
+        rules: Sequence[RulePlace | None] = (),
     ) -> tuple[Ids, Context]:
         """Draws ids (T, N), one for each random number in `uniforms` (T, N). Returns them and the context after them.
 
@@ -272,24 +274,36 @@ class Predictor:
         drawn. If texts are made of documents, a row that draws the boundary has ended a document, and starts another by
         reading it. With `reuse`, the given context is void afterwards, as the new one may use its arrays; nobody else
         may hold it.
+
+        `rules` are empty, or have the place of each row in its rule, or None. Where a row has one, `<unk>` is the end
+        of its text, and all that comes after means nothing.
         """
         sampler = self.sampler()
         if sampler is None:
-            return self._generate_step_by_step(context, settings, uniforms)
+            return self._generate_step_by_step(context, settings, uniforms, rules)
         recent, reuse = context.recent, reuse and not self.window
         ids, logits, state = sampler.write(
-            context.logits, context.state, settings, uniforms, self.window, recent, reuse, self.writing_counts
+            context.logits, context.state, settings, uniforms, self.window, recent, reuse, self.writing_counts, rules
         )
         carried = self.carry(context, ids).state if self.window and len(ids) else state
         return ids, Context(logits, carried, self.remember(context, ids) if len(ids) else recent)
 
     def _generate_step_by_step(
-        self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Float64s
+        self,
+        context: Context,
+        settings: SamplingSettings | Sequence[SamplingSettings],
+        uniforms: Float64s,
+        rules: Sequence[RulePlace | None],
     ) -> tuple[Ids, Context]:
-        ids = np.empty(uniforms.shape, np.int64)
+        ids, places = np.empty(uniforms.shape, np.int64), list(rules)
         for row, numbers in zip(ids, uniforms, strict=True):
             logits = self.next_logits(context, writing=True).astype(np.float64)
-            row[:] = draw(logits, settings, numbers, [self.vocabulary.unknown])
+            logits[:, self.vocabulary.unknown] = -np.inf
+            for number, place in enumerate(places):
+                if place is not None:
+                    logits[number] = place.constrain(logits[number])
+            row[:] = draw(logits, settings, numbers)
+            places = [place and place.advance(row[number : number + 1]) for number, place in enumerate(places)]
             context = self.read(context, row[None])
         return ids, context
 

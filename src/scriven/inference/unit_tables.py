@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.arrays import Ids
-from scriven.inference.boundaries import LineRule, Rule
+from scriven.inference.boundaries import LineRule, UnitRule
 from scriven.inference.surprisal import ENDS, SUMS, Scored, SurprisalSum, SurprisalSums
 from scriven.inference.units import SHOWN, units
 from scriven.vocabulary import Vocabulary
@@ -98,7 +98,7 @@ def unit_columns(by: str, vocabulary: Vocabulary, unit: str) -> tuple[tuple[str,
 def unit_tables(
     vocabulary: Vocabulary,
     pieces: Iterable[Scored],
-    rule: Rule,
+    rule: UnitRule,
     *,
     places: TextPlaces,
     names: Sequence[str],

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.arrays import Float64s, Ids
-from scriven.inference.boundaries import Rule
+from scriven.inference.boundaries import UnitRule
 from scriven.inference.chunks import blocks
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of, entropies, read_rows
@@ -37,7 +37,7 @@ class Units(NamedTuple):
     entropy: Float64s
 
 
-def units(vocabulary: Vocabulary, pieces: Iterable[Scored], rule: Rule) -> Iterator[Units]:
+def units(vocabulary: Vocabulary, pieces: Iterable[Scored], rule: UnitRule) -> Iterator[Units]:
     """Yields the units of a text by a rule. Those that end in one piece of the text come together.
 
     The rule is not used for pieces that have the ends of their units.
@@ -48,7 +48,7 @@ def units(vocabulary: Vocabulary, pieces: Iterable[Scored], rule: Rule) -> Itera
     yield from begun.finish()
 
 
-def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: Rule) -> Iterator[Scored]:
+def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: UnitRule) -> Iterator[Scored]:
     """Yields the surprisal of every id of one text, with the ends of units by a rule, and the entropy before each unit.
 
     Each unit is read by itself, one after another, which takes longer than `surprisals_of_text`.
@@ -86,7 +86,7 @@ def _mark_last(chunks: Iterable[Ids]) -> Iterator[tuple[Ids, bool]]:
 class _Begun:
     """The unit that has not ended yet: its sums, its line, and the beginning of its ids."""
 
-    def __init__(self, vocabulary: Vocabulary, rule: Rule) -> None:
+    def __init__(self, vocabulary: Vocabulary, rule: UnitRule) -> None:
         self._vocabulary, self._rule = vocabulary, rule
         self._feed, self._carriage = (int(vocabulary.encode(end)[0]) for end in "\n\r")
         self._line, self._last = 0, -1  # lines that have ended, and the last id of them

@@ -22,6 +22,7 @@ from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
+from scriven.rules.automaton import RulePlace
 from scriven.settings import ModelSettings, SamplingSettings
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -67,10 +68,14 @@ class _Drawing(NativeStruct):
 _DRAWING = attrgetter(*(name for name, _ in _Drawing._fields_))  # of settings
 
 
+class _RowRule(NativeStruct):
+    _fields_ = (*fields(c_int64, "width state left ends"), *fields(c_void_p, "next columns distance"))
+
+
 class _SamplerWrite(NativeStruct):
     _fields_ = (
         *fields(c_int64, "threads rows count window seen"),
-        *fields(c_void_p, "model partner uniforms drawing recent"),
+        *fields(c_void_p, "model partner uniforms drawing rules recent"),
         ("state", POINTER(c_void_p)),
         *fields(c_void_p, "logits ids"),
     )
@@ -161,6 +166,7 @@ class Sampler:
         recent: Ids | None = None,
         reuse: bool = False,
         mixture: NgramMixture | None = None,
+        rules: Sequence[RulePlace | None] = (),
     ) -> tuple[Ids, Float32s, State]:
         """Draws `count` ids for each row by `uniforms` (count, N), each from the logits (N, V) after the ids before it.
 
@@ -173,6 +179,9 @@ class Sampler:
         `recent` (M, N) are the ids before. With a `window` above 0, logits depend only on the last `window` ids, which
         are read again from a zero state for every id. The state then does not change. With a `mixture`, ids are drawn
         from its logits, in the context of the ids before; the logits given and returned are the network's.
+
+        `rules` are empty, or have the place of each row in its rule, or None. Where a row has one, `<unk>` is the end
+        of its text, and all that comes after means nothing.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
@@ -193,6 +202,7 @@ class Sampler:
                 partner=mixture.native if mixture else None,
                 uniforms=uniforms.ctypes.data,
                 drawing=drawing.ctypes.data,
+                rules=addressof(table) if (table := _rule_table(rules, rows, self.symbols)) else None,
                 recent=None if before is None else before.ctypes.data,
                 state=addresses,
                 logits=logits.ctypes.data,
@@ -220,6 +230,31 @@ class Sampler:
         """
         useful = -(-rows // ROWS_PER_THREAD) if rows > ROWS_PER_THREAD else self._caches
         return min(native_library.threads(), useful)
+
+
+def _rule_table(rules: Sequence[RulePlace | None], rows: int, symbols: int) -> Array[_RowRule] | None:
+    """Returns the places of rows in their rules for native code, whose arrays the rules keep alive; None without any.
+
+    Raises ValueError for rules of other symbols, or of another number of rows.
+    """
+    if not any(rules):
+        return None
+    if len(rules) != rows or any(each and len(each.automaton.columns) != symbols for each in rules):
+        raise ValueError(f"rules of {len(rules)} rows for {rows} of {symbols} symbols")
+    table = (_RowRule * rows)()
+    for row, place in enumerate(rules):
+        if place is not None:
+            automaton = place.automaton
+            table[row] = _RowRule(
+                width=automaton.next.shape[1],
+                state=place.state,
+                left=place.left,
+                ends=automaton.ends,
+                next=automaton.next.ctypes.data,
+                columns=automaton.columns.ctypes.data,
+                distance=automaton.distance.ctypes.data,
+            )
+    return table
 
 
 class _Packer:

@@ -18,8 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
+from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
-from scriven.inference.generation import Generation
+from scriven.inference.generation import Generation, begin_rule
+from scriven.rules.automaton import RulePlace
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
@@ -159,7 +161,8 @@ def _writing_model(server: ServerState, served: ServedModel, context: AdaptiveCo
 def _estimate_size(body: CompletionBody) -> int:
     """About how much work it is to parse a request: its characters, ids and texts to generate."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    return sum(1 if isinstance(each, int) else len(each) + SHORTEST_ANSWER * body.texts for each in prompts)
+    size = LONG_ANSWER if body.guided_regex or body.guided_choice else 0  # an automaton may take a while
+    return size + sum(1 if isinstance(each, int) else len(each) + SHORTEST_ANSWER * body.texts for each in prompts)
 
 
 class Prompt(NamedTuple):
@@ -186,6 +189,7 @@ class CompletionRequest:
         self._received: float | None = time.monotonic()  # None once a symbol was generated
         self.prompts = list(self._prompts())
         self._check()
+        self._rule = self._begin_rule()
         if body.state and any(prompt.begins for prompt in self.prompts):
             raise ApiError(
                 400,
@@ -315,15 +319,30 @@ class CompletionRequest:
             if value > most:
                 raise ApiError(400, f"{param}: {value:,} {name}; ask for at most {most:,}", param, "too_large")
 
+    @property
+    def _until_end(self) -> bool:
+        """Whether texts end with their documents."""
+        return self.served.model.vocabulary.boundary is not None and not self.body.ignore_eos
+
+    def _begin_rule(self) -> RulePlace | None:
+        """Returns where texts begin in their rule, if they have one. Raises ApiError, 400, if none can obey it."""
+        body, model = self.body, self.served.model
+        try:
+            states = self.server.limits.rule_states
+            return begin_rule(body.rule, model.vocabulary, self._until_end, body.length, states=states)
+        except UsageError as error:
+            name = "guided_regex" if body.guided_regex else "guided_choice"
+            raise ApiError(400, f"{name}: {error}", name, "invalid_value") from None
+
     def _generations(self) -> Iterator[Generation]:
         body, model = self.body, self.served.model
         top_k, top_p = (max(0, body.top_k), body.top_p) if body.top_p else (1, 1.0)
         choices = SamplingSettings(temperature=body.temperature, top_k=top_k, top_p=top_p, min_p=body.min_p)
-        until_end = model.vocabulary.boundary is not None and not body.ignore_eos
         seed = first_seed(None) if body.seed is None else body.seed
         for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
-            yield Generation(random, choices, body.length, model.pen(body.stops, until_end), body.save_state)
+            pen = model.pen(body.stops, self._until_end)
+            yield Generation(random, choices, body.length, pen, body.save_state, rule=self._rule)
 
 
 @dataclass

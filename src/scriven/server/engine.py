@@ -272,10 +272,11 @@ class Engine:
             logits: Float64s = self._predictor.next_logits(batch.context, writing=True).astype(np.float64)  # (N, V)
             emitted = batch.generate(1)
             counts = [self._generating[each.generation].job.logprobs or 0 for each in emitted]
-            ids = np.concatenate([each.ids for each in emitted])  # (N,), one for each row
+            # (N,), one for each row; an end by a rule is none, and gets no surprisal
+            ids = np.array([each.ids[0] if len(each.ids) else self._predictor.vocabulary.unknown for each in emitted])
             surprisals = surprisals_from_logits(logits, ids, max(counts), self._predictor)
             for row, (each, count) in enumerate(zip(emitted, counts, strict=True)):
-                self._report(each, surprisals.row(row, count))
+                self._report(each, surprisals.row(row, count) if len(each.ids) else None)
 
     def _report(self, emitted: Emitted, surprisals: SymbolSurprisals | None) -> None:
         """Notes an update about a generation, and removes the generation if it is done."""

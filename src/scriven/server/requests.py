@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from scriven import strict_json
+from scriven.rules import Rule
 from scriven.server.responses import ApiError, json_text
 
 
@@ -50,6 +51,8 @@ class Limits:
     max_tokens: int = _bound(100_000, "characters to generate for each text")
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
+    rule_characters: int = _bound(1000, "characters of a guided_regex, or of all texts of a guided_choice")
+    rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
     logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
         500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"
@@ -122,8 +125,6 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "prompt_embeds": (),
     "logits_processors": ([],),
     "guided_json": (),
-    "guided_regex": ("",),
-    "guided_choice": ([],),
     "guided_grammar": ("",),
     "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
@@ -251,6 +252,12 @@ class CompletionBody(RequestBody):
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops, fail_fast=True)], NULLABLE] = Field(
         [], description="ends the text before the first of these strings"
     )
+    guided_regex: Annotated[str, NULLABLE] = Field(
+        "", max_length=LIMITS.rule_characters, description="the whole text matches this; see docs/rules.md"
+    )
+    guided_choice: Annotated[list[Stop], NULLABLE] = Field(
+        [], max_length=LIMITS.rule_characters, fail_fast=True, description="the text is one of these"
+    )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
     logprobs: int | None = Field(
         None,
@@ -288,8 +295,21 @@ class CompletionBody(RequestBody):
         """The stop strings, without empty ones."""
         return [each for each in ([self.stop] if isinstance(self.stop, str) else self.stop) if each]
 
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that the texts obey, if any. Raises UsageError for a pattern that is not valid."""
+        if self.guided_regex:
+            return Rule.regex(self.guided_regex)
+        return Rule.choice(self.guided_choice) if self.guided_choice else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.guided_regex and self.guided_choice:
+            raise ValueError("guided_regex and guided_choice both say what the text is; give one of them")
+        if (self.guided_regex or self.guided_choice) and self.stops:
+            raise ValueError("stop may end a text before it matches guided_regex or guided_choice; leave it out")
+        if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
+            raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
         if self.stream and self.best_of > self.n:
             raise ValueError(
                 f"best_of {self.best_of}: the best texts are only known when all are done; leave out stream, "

@@ -75,6 +75,16 @@ struct Drawing {
     double temperature, top_k, top_p, min_p;
 };
 
+// What may follow in a row: see rules/automaton.py. `next` has the state after a symbol of each column, -1 where it is
+// refused, and `distance` how many symbols a state is from one that accepts. At most `left` more symbols may follow. With
+// `ends`, <unk> stands for the end of the text in an accepting state, as likely as all symbols that are refused there.
+struct RowRule {
+    int64_t width, state, left, ends;
+    const int32_t *next;      // (S, width), or null where a row has no rule
+    const int32_t *columns;   // (V,)
+    const int32_t *distance;  // (S,)
+};
+
 // `count` ids for each of N rows, each drawn with its number from the logits and then read.
 struct SamplerWrite {
     int64_t threads, rows, count;
@@ -83,6 +93,7 @@ struct SamplerWrite {
     const CountsPartner *partner;  // what the logits are mixed with before each is drawn from; or null
     const double *uniforms;        // (count, N)
     const Drawing *drawing;        // (N,)
+    const RowRule *rules;          // (N,), or null
     const int64_t *recent;         // (seen, N) ids before
     float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
     float *logits;           // (N, V), changed likewise

@@ -1,5 +1,7 @@
 // Draws from weights by the same rules, in the same order of operations, as scriven/inference/sampling.py.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "vector_math.h"
 
@@ -53,6 +55,18 @@ double sum_of(const double *weights, int64_t count) {
     double sum = 0;
     for (int64_t id = 0; id < count; id++) sum += weights[id];
     return sum;
+}
+
+constexpr float never = -std::numeric_limits<float>::infinity();
+
+// The logarithm of the sum of the exponentials of the logits that `masked` does not have; never for none.
+float rest(const float *logits, const float *masked, int64_t count, double *weights) {
+    weigh(logits, weights, count, 1.0);
+    float largest = logits[0];
+    for (int64_t id = 1; id < count; id++) largest = logits[id] > largest ? logits[id] : largest;
+    double sum = 0;
+    for (int64_t id = 0; id < count; id++) sum += masked[id] == never ? weights[id] : 0;
+    return sum > 0 ? float(double(largest) + std::log(sum)) : never;
 }
 
 constexpr int64_t few = 128;  // symbols; more of them are not ranked as a whole
@@ -111,6 +125,24 @@ int64_t likeliest(const float *logits, int64_t count) {
     for (int64_t id = 1; id < count; id++)
         if (logits[id] > logits[best]) best = id;
     return best;
+}
+
+// Copies the logits of the symbols that a rule allows to `to` (V,), as Automaton.constrain does. The last one is the
+// end's. Returns whether any symbol is allowed: if none is, the text ends.
+bool constrain(const float *logits, int64_t symbols, const RowRule &rule, int64_t state, int64_t left,
+               const DrawBuffers &buffers, float *to) {
+    if (state < 0 || left <= 0) return false;
+    const int32_t *row = rule.next + state * rule.width;
+    const int64_t last = symbols - 1;
+    bool any = false;
+    for (int64_t id = 0; id < last; id++) {
+        const int32_t after = row[rule.columns[id]];
+        const bool allowed = after >= 0 && rule.distance[after] < left;
+        any |= allowed;
+        to[id] = allowed ? logits[id] : never;
+    }
+    to[last] = any && rule.ends && !rule.distance[state] ? rest(logits, to, last, buffers.weights) : never;
+    return any;
 }
 
 // Returns the id where the cumulated weights, after the filters, pass the share `uniform` of their sum. The largest

@@ -17,6 +17,8 @@ struct Workspace {
     int64_t *ids;  // (seen + count, rows): those before the call, and those drawn
     double *p;     // (V,)
     float *mixed;  // (V,) and padding
+    float *obeying;   // likewise: the logits that a rule leaves
+    int64_t *states;  // (rows,) of the rules
 };
 
 Workspace lay_out(const PackedModel &model, const SamplerWrite &writing, int64_t rows, Arena &arena) {
@@ -30,6 +32,8 @@ Workspace lay_out(const PackedModel &model, const SamplerWrite &writing, int64_t
     workspace.ids = arena.take<int64_t>((writing.seen + writing.count) * rows);
     workspace.p = arena.take<double>(model.symbols);
     workspace.mixed = arena.take<float>(workspace.work.logits_stride);
+    workspace.obeying = arena.take<float>(workspace.work.logits_stride);
+    workspace.states = arena.take<int64_t>(rows);
     return workspace;
 }
 
@@ -38,6 +42,15 @@ int64_t draw(const float *logits, int64_t count, const Drawing &drawing, double 
     if (drawing.temperature == 0) return likeliest(logits, count);
     weigh(logits, buffers.weights, count, drawing.temperature);
     return pick(buffers, count, drawing, uniform);
+}
+
+// Draws as a rule allows, and moves the row's state. <unk> is the end of the text, and all that comes after it.
+int64_t draw_by(const RowRule &rule, int64_t &state, int64_t left, const float *logits, int64_t symbols,
+                const Drawing &drawing, double uniform, const Workspace &workspace) {
+    const bool any = constrain(logits, symbols, rule, state, left, workspace.buffers, workspace.obeying);
+    const int64_t id = any ? draw(workspace.obeying, symbols, drawing, uniform, workspace.buffers) : symbols - 1;
+    state = id == symbols - 1 ? -1 : rule.next[state * rule.width + rule.columns[id]];
+    return id;
 }
 
 // Sets the zero state for all members, before any of them continues.
@@ -88,12 +101,20 @@ void write_rows(const PackedModel &model, const SamplerWrite &writing, const Mix
     const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
     for (int64_t place = 0; place < writing.seen; place++)
         memcpy(workspace.ids + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
+    for (int64_t row = 0; writing.rules && row < work.rows; row++)
+        workspace.states[row] = writing.rules[begin + row].state;
     for (int64_t step = 0; step < writing.count; step++) {
         const int64_t first = step * writing.rows + begin, place = writing.seen + step;
         int64_t *ids = workspace.ids + place * work.rows;
-        for (int64_t row = 0; row < work.rows; row++)
-            ids[row] = draw(logits_of(row, place, mixer, workspace), model.symbols - 1, writing.drawing[begin + row],
-                            writing.uniforms[first + row], workspace.buffers);
+        for (int64_t row = 0; row < work.rows; row++) {
+            const float *logits = logits_of(row, place, mixer, workspace);
+            const Drawing &drawing = writing.drawing[begin + row];
+            const double uniform = writing.uniforms[first + row];
+            const RowRule *rule = writing.rules ? writing.rules + begin + row : nullptr;
+            ids[row] = rule && rule->next ? draw_by(*rule, workspace.states[row], rule->left - step, logits,
+                                                    model.symbols, drawing, uniform, workspace)
+                                          : draw(logits, model.symbols - 1, drawing, uniform, workspace.buffers);
+        }
         if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
         if (writing.window)
             look_through(model, workspace, work, writing.window, place + 1);
@@ -150,7 +171,7 @@ bool write_together(const PackedModel &model, const SamplerWrite &writing, const
 }  // namespace scriven
 
 // Writes ids in up to `threads` threads, which share the rows, or the weights if there are few rows. The last symbol,
-// <unk>, is never drawn.
+// <unk>, is never drawn, but where it ends a text that obeys a rule.
 SCRIVEN_API int64_t scriven_sampler_write(const scriven::SamplerWrite *call) {
     using namespace scriven;
     const PackedModel &model = *call->model;

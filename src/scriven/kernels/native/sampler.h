@@ -51,4 +51,7 @@ struct DrawBuffers {
 
 int64_t pick(const DrawBuffers &buffers, int64_t count, const Drawing &drawing, double uniform);
 
+bool constrain(const float *logits, int64_t symbols, const RowRule &rule, int64_t state, int64_t left,
+               const DrawBuffers &buffers, float *to);
+
 }  // namespace scriven

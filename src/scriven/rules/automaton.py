@@ -1,0 +1,355 @@
+"""Makes an automaton over the symbols of a model from the trees of one or several rules.
+
+Each tree becomes the automaton of its positions (Glushkov): a position is a set of characters in the tree, and a state
+is the set of positions that may come next. Sets of positions are ints, whose bits are the positions. A state of the
+result has one such set for each rule, so that all rules hold together. Characters that are alike to all rules share a
+column of the table. Only states that are reached are made, and their number is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.arrays import Bools, Float64s, Ids
+from scriven.errors import UsageError
+from scriven.rules.patterns import Alternatives, CharacterSet, Node, Repeat, count_parts
+from scriven.vocabulary import Vocabulary
+
+TRANSITIONS_PER_STATE = 100  # on average, at most
+STEPS_PER_STATE = 400  # positions looked at while the states are made, on average
+PARTS = 5_000  # of a tree, once its repetitions are written out
+REFUSED = -1  # in place of a next state
+NEVER = np.iinfo(np.int32).max  # the distance of a state that accepts no text
+KINDS = {"d": str.isdecimal, "w": lambda each: each.isalnum() or each == "_", "s": str.isspace}
+TOO_LARGE = "write it with fewer repetitions and alternatives, or give fewer rules at once"
+
+Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Automaton:
+    """What may follow in each of S states: `next` (S, C) has the state after a symbol of each column, or REFUSED.
+
+    `columns` (V,) has the column of each symbol. `distance` (S,) is the fewest symbols to a state that accepts, 0 in
+    such a state; the first state is 0. With `ends`, a text ends in an accepting state as often as the model would write
+    what is refused there; without, texts end by the boundary. `left` is how many more symbols a text may have: after
+    every symbol that is allowed, it can still end in an accepting state.
+    """
+
+    next: Int32s
+    columns: Int32s
+    distance: Int32s
+    ends: bool
+
+    @property
+    def least(self) -> int:
+        """The fewest symbols of a text that is accepted."""
+        return int(self.distance[0])
+
+    @property
+    def missing(self) -> bool:
+        """Whether no text at all is accepted."""
+        return self.least == NEVER
+
+    def allowed(self, state: int, left: int) -> Bools:
+        """Returns which symbols (V,) may follow in a state, if at most `left` more may."""
+        after = self.next[state][self.columns]
+        found: Bools = (after >= 0) & (self.distance[after] < left)
+        return found
+
+    def advance(self, state: int, ids: Ids) -> int:
+        """Returns the state after ids (T,). REFUSED stays."""
+        for column in self.columns[ids].tolist():
+            if state < 0:
+                break
+            state = self.next.item(state, column)
+        return state
+
+    def constrain(self, logits: Float64s, state: int, left: int) -> Float64s:
+        """Returns logits (V,) of the symbols that are allowed; the others are -inf.
+
+        The last one is the end's, in place of `<unk>`: in an accepting state as much as all that is refused, else
+        -inf. If nothing is allowed and the text cannot end, it has ended already, and the end is all that is left.
+        """
+        last, end = len(logits) - 1, -np.inf
+        if state < 0 or left <= 0:
+            allowed = np.zeros(len(logits), np.bool_)
+        else:
+            allowed = self.allowed(state, left)
+            if self.ends and self.distance[state] == 0:
+                end = _log_sum(logits[:last][~allowed[:last]])
+        constrained = np.where(allowed, logits, -np.inf)
+        constrained[last] = end if allowed.any() else 0.0
+        return constrained
+
+
+class RulePlace(NamedTuple):
+    """How far a text has come in its rule: the state, and how many more symbols may follow at most."""
+
+    automaton: Automaton
+    state: int
+    left: int
+
+    def constrain(self, logits: Float64s) -> Float64s:
+        """Returns logits (V,) of the symbols that are allowed, as `Automaton.constrain` does."""
+        return self.automaton.constrain(logits, self.state, self.left)
+
+    def advance(self, ids: Ids) -> RulePlace:
+        """Returns the place after ids (T,)."""
+        return RulePlace(self.automaton, self.automaton.advance(self.state, ids), self.left - len(ids))
+
+
+def _log_sum(logits: Float64s) -> float:
+    """Returns the logarithm of the sum of the exponentials, -inf for none."""
+    if not len(logits):
+        return -np.inf
+    largest = logits.max()
+    return float(largest + np.log(np.exp(logits - largest).sum()))
+
+
+def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_end: bool, states: int) -> Automaton:
+    """Returns the automaton of the texts that match all trees, over a vocabulary of characters.
+
+    With `until_end` the boundary ends a text; without, it is the characters of the separator. Raises UsageError for
+    rules that need more `states`.
+    """
+    most = states
+    separator = "" if until_end else vocabulary.separator or ""
+    characters = [*map(chr, vocabulary.symbols), *separator]
+    classes, count, sets = _classes_of(nodes, characters)
+    parts = [_Positions(node, sets, count, most) for node in nodes]
+    strings: list[list[int]] = [[each] for each in range(count)]
+    known = len(vocabulary.symbols)
+    if separator:
+        strings.append(classes[known:])
+    rows, accepts = _explore(parts, strings, most)
+    columns = np.full(vocabulary.size, count + 1, np.int32)  # (V,); the last column is always refused
+    columns[:known] = classes[:known]
+    if vocabulary.boundary is not None:
+        columns[vocabulary.boundary] = count
+    states = len(rows)
+    table = np.full((states + 1, count + 2), REFUSED, np.int32)  # (S, C); the last state is that after an end
+    for state, row in enumerate(rows):
+        table[state, : len(row)] = row
+    ending = until_end and vocabulary.boundary is not None
+    if ending:
+        table[:states, count] = np.where(accepts, states, REFUSED)
+    distance = _distances([set(row) for row in table.tolist()], [*accepts, True])
+    table[np.append(distance, NEVER)[table] == NEVER] = REFUSED  # index -1 is REFUSED
+    return Automaton(table, columns, distance, not ending)
+
+
+def unknown_literals(nodes: Sequence[Node], vocabulary: Vocabulary) -> list[str]:
+    """Returns the characters that the trees name by themselves and that are not in the vocabulary, each once."""
+    known, found = set(map(chr, vocabulary.symbols)), dict[str, None]()
+    waiting = deque(nodes)
+    while waiting:
+        node = waiting.popleft()
+        if isinstance(node, CharacterSet):
+            if node.literal is not None and node.literal not in known:
+                found[node.literal] = None
+        else:
+            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
+    return sorted(found)
+
+
+def _classes_of(nodes: Sequence[Node], characters: list[str]) -> tuple[list[int], int, dict[CharacterSet, list[int]]]:
+    """Returns the class of each character, the number of classes, and the classes that each set in the trees has."""
+    if any(count_parts(node) > PARTS for node in nodes):
+        raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
+    sets = dict[CharacterSet, None]()
+    waiting = deque(nodes)
+    while waiting:
+        node = waiting.popleft()
+        if isinstance(node, CharacterSet):
+            sets[node] = None
+        else:
+            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
+    points = np.array([ord(each) for each in characters], np.int64)
+    kinds = {name: np.array([bool(test(each)) for each in characters], np.bool_) for name, test in KINDS.items()}
+    members = np.array([_members(each, points, kinds) for each in sets], np.bool_).reshape(len(sets), len(points))
+    alike = dict[bytes, int]()
+    packed = np.packbits(members, axis=0).T  # (characters, sets / 8)
+    classes = [alike.setdefault(row.tobytes(), len(alike)) for row in packed]
+    firsts = np.unique(np.array(classes, np.int64), return_index=True)[1]
+    held = {each: np.flatnonzero(members[row, firsts]).tolist() for row, each in enumerate(sets)}
+    return classes, len(alike), held
+
+
+def _members(of: CharacterSet, points: Ids, kinds: dict[str, Bools]) -> Bools:
+    """Returns which code points (M,) are in a set."""
+    found = np.zeros(len(points), np.bool_)
+    for first, last in of.ranges:
+        found |= (points >= first) & (points <= last)
+    for kind in of.kinds:
+        found |= kinds[kind] if kind in kinds else ~kinds[kind.lower()]
+    return ~found if of.negated else found
+
+
+@dataclass(frozen=True)
+class _Fragment:
+    """A part of a tree: whether it matches the empty text, and where it begins and ends."""
+
+    empty: bool
+    first: int
+    last: int
+
+
+class _Positions:
+    """The automaton of a tree's positions. Its states are numbered as they are found; state 0 is the first."""
+
+    def __init__(self, node: Node, sets: dict[CharacterSet, list[int]], classes: int, most: int) -> None:
+        self._most = most
+        self._follow: list[int] = []
+        self._places = dict[CharacterSet, int]()
+        whole = self._build(node)
+        self._last = whole.last
+        self._of_class = [0] * classes  # the positions that a character of each class can have
+        for each, places in self._places.items():
+            for number in sets[each]:
+                self._of_class[number] |= places
+        self.looked_at = 0
+        self._states = [(whole.first, whole.empty)]
+        self._numbers = {self._states[0]: 0}
+        self._after: dict[int, int] = {0: REFUSED}  # the state after the positions that matched
+        self._rows: dict[int, list[int]] = {}
+
+    def accepts(self, state: int) -> bool:
+        """Whether a text may end in a state."""
+        return self._states[state][1]
+
+    def row(self, state: int) -> list[int]:
+        """Returns the state after a character of each class."""
+        if state not in self._rows:
+            coming = self._states[state][0]
+            self._rows[state] = [self._step(coming & of_class) for of_class in self._of_class]
+        return self._rows[state]
+
+    def _step(self, matched: int) -> int:
+        found = self._after.get(matched)
+        if found is None:
+            coming = 0
+            for place in _bits(matched):
+                coming |= self._follow[place]
+                self.looked_at += 1
+            state = coming, bool(matched & self._last)
+            found = self._after[matched] = self._numbers.setdefault(state, len(self._states))
+            if found == len(self._states):
+                self._states.append(state)
+                check_size(self._most, len(self._states), looked_at=self.looked_at)
+        return found
+
+    def _build(self, node: Node) -> _Fragment:
+        if isinstance(node, CharacterSet):
+            place = 1 << len(self._follow)
+            self._follow.append(0)
+            self._places[node] = self._places.get(node, 0) | place
+            return _Fragment(False, place, place)
+        if isinstance(node, Repeat):
+            return self._repeat(node)
+        parts = [self._build(each) for each in node.parts]
+        if isinstance(node, Alternatives):
+            first, last = 0, 0
+            for part in parts:
+                first, last = first | part.first, last | part.last
+            return _Fragment(any(part.empty for part in parts), first, last)
+        whole = _Fragment(True, 0, 0)
+        for part in parts:
+            whole = self._join(whole, part)
+        return whole
+
+    def _join(self, one: _Fragment, other: _Fragment) -> _Fragment:
+        for place in _bits(one.last):
+            self._follow[place] |= other.first
+        return _Fragment(
+            one.empty and other.empty,
+            one.first | (other.first if one.empty else 0),
+            other.last | (one.last if other.empty else 0),
+        )
+
+    def _repeat(self, node: Repeat) -> _Fragment:
+        least, whole = node.least, _Fragment(True, 0, 0)
+        if node.most is None:  # the last copy comes again and again
+            part = self._build(node.part)
+            self._join(part, part)
+            whole = _Fragment(part.empty or not least, part.first, part.last)
+            least = max(0, least - 1)
+        else:  # x{0,3} is (x(x(x)?)?)?, where few positions follow each
+            for _ in range(node.most - least):
+                joined = self._join(self._build(node.part), whole)
+                whole = _Fragment(True, joined.first, joined.last)
+        for _ in range(least):
+            whole = self._join(self._build(node.part), whole)
+        return whole
+
+
+def _bits(mask: int) -> list[int]:
+    """Returns the numbers of the bits that are set."""
+    found = []
+    while mask:
+        lowest = mask & -mask
+        found.append(lowest.bit_length() - 1)
+        mask ^= lowest
+    return found
+
+
+def check_size(most: int, states: int, transitions: int = 0, looked_at: int = 0) -> None:
+    """Raises UsageError for an automaton of more than `most` states, or one that takes as much work."""
+    if states > most or transitions > TRANSITIONS_PER_STATE * most or looked_at > STEPS_PER_STATE * most:
+        raise UsageError(f"the rule needs more than {most:,} states, or as much work; {TOO_LARGE}")
+
+
+def _explore(
+    parts: Sequence[_Positions], strings: Sequence[Sequence[int]], most: int
+) -> tuple[list[list[int]], list[bool]]:
+    """Returns the states that are reached: the next ones after each string of classes, and whether each accepts."""
+    start = (0,) * len(parts)
+    numbers, found = {start: 0}, [start]
+    rows = list[list[int]]()
+    single = all(len(each) == 1 for each in strings)
+    while len(rows) < len(found):
+        state = found[len(rows)]
+        by_part = [part.row(own) for part, own in zip(parts, state, strict=True)]
+        after = list(zip(*by_part, strict=True)) if single else [_read(parts, state, each) for each in strings]
+        row = []
+        for each in after:
+            number = REFUSED if min(each) < 0 else numbers.setdefault(each, len(found))
+            if number == len(found):
+                found.append(each)
+            row.append(number)
+        rows.append(row)
+        check_size(most, len(found), len(rows) * len(strings))
+    accepts = [all(part.accepts(own) for part, own in zip(parts, state, strict=True)) for state in found]
+    return rows, accepts
+
+
+def _read(parts: Sequence[_Positions], state: tuple[int, ...], classes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the state after several characters; any part may have refused one."""
+    for each in classes:
+        state = tuple(part.row(own)[each] if own >= 0 else REFUSED for part, own in zip(parts, state, strict=True))
+    return state
+
+
+def _distances(after: Sequence[set[int]], accepts: Sequence[bool]) -> Int32s:
+    """Returns how many symbols each state (S,) is from one that accepts, NEVER if it reaches none."""
+    before: list[list[int]] = [[] for _ in after]
+    for state, following in enumerate(after):
+        for each in following:
+            if each >= 0:
+                before[each].append(state)
+    distance = np.full(len(after), NEVER, np.int32)
+    waiting = deque(state for state, accepted in enumerate(accepts) if accepted)
+    distance[list(waiting)] = 0
+    while waiting:
+        state = waiting.popleft()
+        for each in before[state]:
+            if distance[each] == NEVER:
+                distance[each] = distance[state] + 1
+                waiting.append(each)
+    return distance
