@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +35,6 @@ from common import arguments_parser
 from scriven.distributed.launch import LOCAL, TCPStore, torchrun_process
 from scriven.kernels import native_library
 from scriven.loss import Loss
-from scriven.model.precision import bf16_speedup
 from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
 from scriven.training import workload
@@ -48,7 +48,6 @@ workload.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes
 
 STEPS, CUT = 12, 5
 CELLS, OPTIMIZERS = ("lstm", "gru", "rnn", "mingru"), ("muon", "adamw")
-PRECISIONS = ("fp32", "bf16") if bf16_speedup() else ("fp32",)  # torch has no LSTM in bf16 for some processors
 READERS: dict[str, dict[str, Any]] = {
     "stream": {},
     "documents": {"corpus": {"documents": "lines"}},
@@ -66,11 +65,21 @@ WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the r
 Job = dict[str, Any]
 
 
+def works_in_bf16() -> bool:
+    """Whether torch has an LSTM in bf16 for this processor.
+
+    Another process tries it: its threads would not be there in the processes that are forked from this one, which
+    would wait for them without end.
+    """
+    program = "from scriven.model.precision import bf16_speedup; print(bf16_speedup())"
+    return float(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout) > 0
+
+
 def ways(few: bool) -> dict[str, dict[str, Any]]:
     """Settings by name: everything with everything; with `few`, everything at least once."""
-    names = list(itertools.product(READERS, CELLS, OPTIMIZERS, PRECISIONS))
+    fast = "bf16" if works_in_bf16() else "fp32"
+    names = list(itertools.product(READERS, CELLS, OPTIMIZERS, dict.fromkeys(("fp32", fast))))
     if few:
-        fast = PRECISIONS[-1]
         names = [("stream", "lstm", "muon", fast), ("documents", "gru", "adamw", "fp32")]
         names += [("windows", "mingru", "muon", "fp32"), ("stream", "rnn", "adamw", fast)]
     found = {
