@@ -180,6 +180,8 @@ NATIVE = {"compress.md", "counts.md", "surprisal.md"}  # pages of what torch doe
 def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name in NATIVE and native_library.level() == "off":
         pytest.skip("needs native code")
+    if page.name in NATIVE:
+        Path("book.txt").write_text(WORDS * 120, encoding="utf-8")  # long enough to be counted, beside a network
     if page.name == "exports.md" and find_spec("onnxruntime") is None:
         pytest.skip("needs onnxruntime")
     monkeypatch.setattr("uvicorn.Server.run", serve_nobody)

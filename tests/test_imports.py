@@ -27,7 +27,7 @@ MAP = """
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
     inference.generation inference.saved_session inference.boundaries inference.units inference.unit_tables
-    inference.protocols inference.loading inference.regions
+    inference.protocols inference.loading inference.regions inference.comparison
     runs.doctor
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start

@@ -12,7 +12,7 @@ from test_cli_score_columns import LETTERS, make_run
 
 import scriven
 from conftest import Command
-from scriven.cli.compare import compare_losses
+from scriven.inference.comparison import compare_losses
 from scriven.vocabulary import Vocabulary
 
 LINES = ["ab bad", "a cab", "", "bad", "face", "a b c d", "dab", "cab cab"] * 4
@@ -70,7 +70,7 @@ def test_samples_are_the_same_with_the_same_seed_in_pieces_of_any_size(monkeypat
     random = np.random.default_rng(1)
     first, second, characters = random.random(50), random.random(50), np.full(50, 10.0)
     whole = compare_losses(first, second, characters, samples=100)
-    monkeypatch.setattr("scriven.cli.compare.DRAWN_AT_ONCE", 700)
+    monkeypatch.setattr("scriven.inference.comparison.DRAWN_AT_ONCE", 700)
     assert compare_losses(first, second, characters, samples=100) == whole
     assert compare_losses(first, second, characters, samples=100, seed=2) != whole
 

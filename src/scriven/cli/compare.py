@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from cyclopts import Parameter
 
-from scriven.arrays import Float64s
 from scriven.cli.common import (
     Device,
     Encoding,
@@ -30,8 +26,9 @@ from scriven.cli.common import (
 from scriven.cli.scoring import AGAINST, ModelRows, Scoring
 from scriven.errors import InputError, UsageError
 
-LEVEL = 0.95  # of the interval
-DRAWN_AT_ONCE = 1 << 20  # documents of samples: bounds the memory
+if TYPE_CHECKING:
+    from scriven.inference.comparison import Comparison
+
 FEW = 20  # documents, below which an interval is too narrow
 
 OtherRun = Annotated[str, Parameter(help="folder or name of the run to compare it with")]
@@ -74,6 +71,7 @@ def compare(
     with another seed would change.
     """
     from scriven.corpus.sources import find
+    from scriven.inference.comparison import compare_losses
     from scriven.session import load
 
     if not files:
@@ -102,61 +100,18 @@ def compare(
     show([_row(result, run, other, scoring.own.unit, as_json=as_json)], "json" if as_json else "words")
 
 
-def _losses(scoring: Scoring, sources: Sequence[Any]) -> tuple[Float64s, Float64s, Float64s]:
-    """Returns the nats (M,) of each document by the first and by the second model, and its characters (M,)."""
+def _losses(scoring: Scoring, sources: Sequence[Any]) -> list[list[float]]:
+    """Returns the nats of each document by the first model, those by the second one, and its characters."""
     assert scoring.against is not None
     names = (scoring.own.total, AGAINST + scoring.against.total, "characters")
-    columns: dict[str, list[float]] = {name: [] for name in names}
+    columns: list[list[float]] = [[], [], []]
     for table in scoring.tables(sources, names, []):
-        for name in names:
-            columns[name] += table[name]
-    first, second, characters = (np.array(columns[name], np.float64) for name in names)
-    kept = characters > 0  # empty lines of a model of lines have no loss
-    return first[kept], second[kept], characters[kept]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The bits per character of two models, their difference, and the interval of it by drawn documents."""
-
-    first: float
-    second: float
-    low: float
-    high: float
-    documents: int
-    better: float  # share of the documents that the first model expects more; half of those that both expect alike
-    samples: int
-
-    @property
-    def difference(self) -> float:
-        """How many more bits per character the first model needs than the second."""
-        return self.first - self.second
-
-    @property
-    def verdict(self) -> str:
-        """Which model is better, if the interval says it: first, second or neither."""
-        return "first" if self.high < 0 else "second" if self.low > 0 else "neither"
-
-
-def compare_losses(
-    first: Float64s, second: Float64s, characters: Float64s, *, samples: int = 2000, seed: int = 1
-) -> Comparison:
-    """Compares nats (M,) of the same documents by two models, with the characters (M,) of each.
-
-    The interval has the percentiles of a paired bootstrap: M documents are drawn with replacement, `samples`
-    times; each sample's difference is the ratio of its sums.
-    """
-    count, random = len(characters), np.random.default_rng(seed)
-    gaps = (first - second) / math.log(2)
-    drawn = np.empty(samples)
-    step = max(1, DRAWN_AT_ONCE // count)
-    for begin in range(0, samples, step):
-        chosen = random.integers(count, size=(min(step, samples - begin), count))
-        drawn[begin : begin + len(chosen)] = gaps[chosen].sum(1) / characters[chosen].sum(1)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    of_first, of_second = (float(each.sum() / characters.sum() / math.log(2)) for each in (first, second))
-    better = float(((gaps < 0) + 0.5 * (gaps == 0)).mean())
-    return Comparison(of_first, of_second, low, high, count, better, samples)
+        rows = zip(*(table[name] for name in names), strict=True)
+        for row in rows:
+            if row[-1]:  # empty lines of a model of lines have no loss
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+    return columns
 
 
 def _row(result: Comparison, run: str, other: str, unit: str, *, as_json: bool) -> dict[str, Any]:
@@ -166,7 +121,7 @@ def _row(result: Comparison, run: str, other: str, unit: str, *, as_json: bool) 
         "second_bits_per_char": result.second,
         "difference": result.difference,
         "interval": [result.low, result.high],
-        "level": LEVEL,
+        "level": result.level,
         "better": result.verdict,
         f"{unit}s": result.documents,
         f"{unit}s_better": result.better,
@@ -179,6 +134,6 @@ def _row(result: Comparison, run: str, other: str, unit: str, *, as_json: bool) 
         "second": f"{other} expects the text more",
         "neither": "these texts do not say which one is better",
     }
-    interval = f"{result.low:.4f} to {result.high:.4f} (95 %)"
+    interval = f"{result.low:.4f} to {result.high:.4f} ({100 * result.level:.0f} %)"
     shown = {"first": run, "second": other, **values, "interval": interval, "result": words[result.verdict]}
     return {name: value for name, value in shown.items() if name not in {"better", "level"}}
