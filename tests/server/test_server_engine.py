@@ -427,10 +427,10 @@ def test_requests_join_and_leave_between_two_blocks(monkeypatch: pytest.MonkeyPa
     blocks: list[tuple[int, int]] = []  # symbols and rows of each, as it begins
     let, write = threading.Semaphore(0), model.predictor.generate
 
-    def held(context: Context, settings: Any, uniforms: Any, reuse: bool = False) -> Any:
+    def held(context: Context, settings: Any, uniforms: Any, **more: Any) -> Any:
         blocks.append(uniforms.shape)
         assert let.acquire(timeout=20)
-        return write(context, settings, uniforms, reuse)
+        return write(context, settings, uniforms, **more)
 
     monkeypatch.setattr(model.predictor, "generate", held)
 
