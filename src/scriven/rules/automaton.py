@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
-from scriven.rules.patterns import Alternatives, CharacterSet, Node, Repeat, count_parts
+from scriven.rules.patterns import Alternatives, CharacterSet, Node, Repeat, character_sets, count_parts
 from scriven.vocabulary import Vocabulary
 
 TRANSITIONS_PER_STATE = 100  # on average, at most
@@ -119,27 +119,26 @@ def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_en
     With `until_end` the boundary ends a text; without, it is the characters of the separator. Raises UsageError for
     rules that need more `states`.
     """
-    most = states
     separator = "" if until_end else vocabulary.separator or ""
     characters = [*map(chr, vocabulary.symbols), *separator]
     classes, count, sets = _classes_of(nodes, characters)
-    parts = [_Positions(node, sets, count, most) for node in nodes]
+    parts = [_Positions(node, sets, count, states) for node in nodes]
     strings: list[list[int]] = [[each] for each in range(count)]
     known = len(vocabulary.symbols)
     if separator:
         strings.append(classes[known:])
-    rows, accepts = _explore(parts, strings, most)
+    rows, accepts = _explore(parts, strings, states)
     columns = np.full(vocabulary.size, count + 1, np.int32)  # (V,); the last column is always refused
     columns[:known] = classes[:known]
     if vocabulary.boundary is not None:
         columns[vocabulary.boundary] = count
-    states = len(rows)
-    table = np.full((states + 1, count + 2), REFUSED, np.int32)  # (S, C); the last state is that after an end
+    after_end = len(rows)
+    table = np.full((after_end + 1, count + 2), REFUSED, np.int32)  # (S, C); the last state is that after an end
     for state, row in enumerate(rows):
         table[state, : len(row)] = row
     ending = until_end and vocabulary.boundary is not None
     if ending:
-        table[:states, count] = np.where(accepts, states, REFUSED)
+        table[:after_end, count] = np.where(accepts, after_end, REFUSED)
     distance = _distances([set(row) for row in table.tolist()], [*accepts, True])
     table[np.append(distance, NEVER)[table] == NEVER] = REFUSED  # index -1 is REFUSED
     return Automaton(table, columns, distance, not ending)
@@ -147,30 +146,15 @@ def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_en
 
 def unknown_literals(nodes: Sequence[Node], vocabulary: Vocabulary) -> list[str]:
     """Returns the characters that the trees name by themselves and that are not in the vocabulary, each once."""
-    known, found = set(map(chr, vocabulary.symbols)), dict[str, None]()
-    waiting = deque(nodes)
-    while waiting:
-        node = waiting.popleft()
-        if isinstance(node, CharacterSet):
-            if node.literal is not None and node.literal not in known:
-                found[node.literal] = None
-        else:
-            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
-    return sorted(found)
+    literals = {each.literal for each in character_sets(nodes)} - {None, *map(chr, vocabulary.symbols)}
+    return sorted(each for each in literals if each is not None)
 
 
 def _classes_of(nodes: Sequence[Node], characters: list[str]) -> tuple[list[int], int, dict[CharacterSet, list[int]]]:
     """Returns the class of each character, the number of classes, and the classes that each set in the trees has."""
     if any(count_parts(node) > PARTS for node in nodes):
         raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
-    sets = dict[CharacterSet, None]()
-    waiting = deque(nodes)
-    while waiting:
-        node = waiting.popleft()
-        if isinstance(node, CharacterSet):
-            sets[node] = None
-        else:
-            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
+    sets = character_sets(nodes)
     points = np.array([ord(each) for each in characters], np.int64)
     kinds = {name: np.array([bool(test(each)) for each in characters], np.bool_) for name, test in KINDS.items()}
     members = np.array([_members(each, points, kinds) for each in sets], np.bool_).reshape(len(sets), len(points))

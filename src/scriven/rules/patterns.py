@@ -7,6 +7,8 @@ in Python's `re`. All that this module has beyond them is refused, with its plac
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -99,6 +101,18 @@ def any_of(characters: str, *, negated: bool = False) -> CharacterSet:
 def repeated(part: Node) -> Repeat:
     """Returns the tree of a part that comes any number of times."""
     return Repeat(part, 0, None)
+
+
+def character_sets(nodes: Iterable[Node]) -> list[CharacterSet]:
+    """Returns the sets of characters in some trees, each once."""
+    found, waiting = dict[CharacterSet, None](), deque(nodes)
+    while waiting:
+        node = waiting.popleft()
+        if isinstance(node, CharacterSet):
+            found[node] = None
+        else:
+            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
+    return list(found)
 
 
 def count_parts(node: Node) -> int:
