@@ -195,10 +195,9 @@ class Model:
         """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
         The text has at most `length` symbols. It ends before the first of the `stop` strings to appear in it. A model
-        of documents ends it where the document ends that the prompt begins; with
-        `until_end=False`, more documents follow.
-        Pieces have at most `piece` symbols, besides text that was held back because it might begin a stop string.
-        Larger pieces are faster. The same `seed` gives the same text; without a seed, every call is different.
+        of documents ends it where the document ends that the prompt begins; with `until_end=False`, more documents
+        follow. Pieces have at most `piece` symbols, besides text that was held back because it might begin a stop
+        string. Larger pieces are faster. The same `seed` gives the same text; without a seed, every call is different.
 
         `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
         are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the

@@ -251,21 +251,17 @@ def score(
     scorings, empty = _open_scorings(run, against, checkpoint, checkpoints or "", open_rows), list[str]()
     first = next(scorings)
     if regions:
-        names, sort, tables = _regions_of(chain([first], scorings), layout, sources, join, spaces)
-        write_tables(
-            keep_columns(sort_tables(tables, sort, layout.top) if sort else tables, names), layout.form or "tsv"
-        )
+        names, sort, rows = _regions_of(chain([first], scorings), layout, sources, join, spaces)
     elif layout.form:
         names, sort = _choose(first, layout, several=len(sources) > 1)
-        column = column_above or _total_bits(first)
+        column = column_above or first.own.total_bits
         more = [*([sort.removeprefix("-")] if sort else []), *([column] if above else [])]
         asked = tuple(dict.fromkeys((*names, *more)))
         _check_live_columns(asked, is_live=live is not None)
-        rows: Iterator[Columns] = (
-            table for each in chain([first], scorings) for table in each.tables(sources, asked, empty)
-        )
+        rows = (table for each in chain([first], scorings) for table in each.tables(sources, asked, empty))
         if above:
             rows = keep_above(rows, column, _find_least(first, column, share))
+    if layout.form:
         rows = keep_columns(sort_tables(rows, sort, layout.top) if sort else rows, names)
         write_tables(rows, layout.form, flush=live is not None)
     else:
@@ -402,10 +398,6 @@ def _open_live(follow: str, sources: Sequence[TextSource], *, above: bool) -> It
             raise UsageError(f"--follow {follow}: name one file on this machine")
         return follow_file(sources[0].path, note)
     return read_standard_input() if above and [source.path for source in sources] == [None] else None
-
-
-def _total_bits(scoring: Scoring) -> str:
-    return scoring.own.total.replace("nats", "bits")
 
 
 def _find_least(scoring: Scoring, column: str, share: float) -> float:

@@ -63,6 +63,11 @@ class ModelRows:
         return "nats" if self.by == "character" or self.model.vocabulary.boundary is None else "total_nats"
 
     @property
+    def total_bits(self) -> str:
+        """The column with all bits of a row."""
+        return self.total.replace("nats", "bits")
+
+    @property
     def numbers(self) -> tuple[str, ...]:
         """The columns that say which row of a text this is."""
         if self.by in {"total", "region"}:
@@ -194,7 +199,7 @@ class Scoring:
     @property
     def surprise(self) -> str:
         """The column that says how surprising a row is."""
-        return "bits_per_char" if self.own.by in {"line", "document"} else _in_bits(self.own.total)
+        return "bits_per_char" if self.own.by in {"line", "document"} else self.own.total_bits
 
     def columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Returns the names of the usual columns, of all, and of more that take further reading."""
@@ -204,7 +209,7 @@ class Scoring:
         further = (*entropy, *(COUNTS + name for name in expected))
         if self.against is not None:
             theirs = [name for name in EXPECTED if name in self.against.columns()[1]]
-            usual = (*usual, AGAINST + _in_bits(self.against.total), RATIO)
+            usual = (*usual, AGAINST + self.against.total_bits, RATIO)
             known = (*known, *(AGAINST + name for name in theirs), RATIO)
             further = (*further, *(AGAINST + name for name in entropy))
         file = () if self.own.by == "region" else ("file",)
@@ -390,10 +395,6 @@ class _RowFeed:
         taken = {name: values[:count] for name, values in self._held.items()}
         self._held = {name: rest for name, values in self._held.items() if (rest := values[count:])}
         return taken
-
-
-def _in_bits(name: str) -> str:
-    return name.replace("nats", "bits")
 
 
 def _show_symbol(vocabulary: Vocabulary, symbol: int) -> str:
