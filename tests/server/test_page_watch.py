@@ -82,6 +82,7 @@ def test_runs_are_drawn_over_one_another(page: Page) -> None:
     expect(page.locator("#watch-plot polyline.validation")).to_have_count(3)
     assert others.evaluate_all("all => all.map(each => each.ariaPressed)") == ["true", "false", "true"]
     names = page.locator("#watch-plot text[class^=name]")
+    expect(names).to_have_count(3)  # a run has a curve at once, and a name once its numbers have come
     assert sorted(names.all_text_contents()) == ["bytes", "left", "right"]
     assert Axe().run(page).response["violations"] == []
     others.nth(0).click()
