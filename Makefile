@@ -18,20 +18,27 @@ demo: .venv/.demo
 	@echo
 	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
 
-# As many processes as cores. Each takes whole files, so that their fixtures are made once. Slow files come early.
-ALL_CORES := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, as tests wait for other programs for a sixth of their time. Each takes whole
+# files, so that their fixtures are made once. Slow files come early.
+PROCESSES = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 1))")
+ALL_CORES = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest $(ALL_CORES)
 
-# Checks that take too long for every change: all tests at every level of kernels that this processor has, other seeds for
-# tests with random numbers, every case of kernels at every level, and the programs that look for rare failures.
+# Checks that take too long for every change: tests marked so; all tests of what computes at every level of kernels that
+# this processor has; other seeds for tests with random numbers, every case of kernels at every level; and the programs that
+# look for rare failures.
 LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import native_library as l; print('off', *l.levels()[:-1])")
+NOT_COMPUTING := --ignore-glob='tests/server/test_page*' $(addprefix --ignore=tests/, corpus report test_deploying.py \
+	test_docs.py test_fuzz.py test_house.py test_imports.py test_notebooks.py test_start_texts.py)
 DRAWING := tests/kernels tests/model tests/inference tests/training/test_optimizer.py tests/training/test_average.py
 
 thorough: test
+	$(BIN)/python -m pytest $(ALL_CORES) --thorough -m thorough
 	set -e; for level in $(LEVELS); do \
-		echo "SCRIVEN_KERNELS=$$level"; SCRIVEN_KERNELS=$$level $(BIN)/python -m pytest $(ALL_CORES); done
+		echo "SCRIVEN_KERNELS=$$level"; SCRIVEN_KERNELS=$$level \
+		$(BIN)/python -m pytest $(ALL_CORES) $(NOT_COMPUTING); done
 	set -e; for seed in 1 2 3 4 5; do \
 		$(BIN)/python -m pytest $(ALL_CORES) --thorough --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
 	$(BIN)/python benchmarks/exactness.py

@@ -43,12 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out most cases of tests with a `variant` or a `level` of kernels, except of the best one.
+    """Leaves out tests that are marked `thorough`, and most cases of tests with a `variant` or a `level` of kernels.
 
-    Variants share their text and differ in instructions: three cases of each (first, middle, last) tell them apart.
+    Variants share their text and differ in instructions: three cases of each (first, middle, last) tell them apart. Of
+    the best one all cases stay.
     """
+    if config.getoption("--thorough"):
+        return
+    thorough = [item for item in items if item.get_closest_marker("thorough")]
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
-    for item in items if not config.getoption("--thorough") else ():
+    for item in items:
         chosen = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
         kernels = chosen and (chosen.get("variant") or chosen.get("level"))
         if kernels in ("off", *VARIANTS[:-1], *native_library.levels()[:-1]):
@@ -56,6 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {id(item) for group in cases.values() for item in group} - {
         id(item) for group in cases.values() for item in _spread(group)
     }
+    left_out |= set(map(id, thorough))
     config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
     items[:] = [item for item in items if id(item) not in left_out]
 

@@ -20,6 +20,7 @@ def run_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=280)
 
 
+@pytest.mark.thorough
 def test_all_checks_run_on_the_cpu_too(tmp_path: Path) -> None:
     done = run_script(tmp_path, "--device", "cpu", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -209,7 +209,7 @@ def line_with(process: subprocess.Popen[str], word: str) -> str:
 SLOW = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
     """The evaluation would take minutes: 20 million characters. Once saves, twice does not even wait for that."""
     (tmp_path / "book.txt").write_text("one two three four\n" * 30)

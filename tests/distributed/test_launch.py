@@ -171,6 +171,7 @@ def asked_to_end(process: int) -> bool:
     return bool(int(told.partition("ShdPnd:")[2].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.thorough
 def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
     """One trains, two train, one trains; the first worker stands still until the second machine is there."""
     output, steps, logs = tmp_path / "run", 6 * EVERY, [tmp_path / name for name in "ab"]

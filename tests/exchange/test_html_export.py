@@ -1,6 +1,6 @@
 """`scriven export --to html`: the page in one file writes the same text as `scriven sample`, and scores alike.
 
-Chromium opens the file itself, without a server and offline. Needs Debian's chromium.
+Chromium opens the file itself, without a server and offline. Needs Debian's chromium-headless-shell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page as people use it: a browser, a real server, tiny models. Needs Debian's chromium."""
+"""The page as people use it: a browser, a real server, tiny models. Needs Debian's chromium-headless-shell."""
 
 from __future__ import annotations
 
