@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs site lock clean
+.PHONY: demo test thorough fuzz sanitize processors gpu wheel sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -103,6 +103,23 @@ gpu:
 # Builds a wheel for this kind of machine in dist. The instructions of the processor are detected where it runs.
 wheel: .venv/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# Makes the source distribution in dist.
+sdist: .venv/.dev
+	$(BIN)/python -m hatchling build --target sdist --directory dist
+
+# Says what Scriven uses on this machine.
+machine: .venv/.dev
+	$(BIN)/scriven info --machine
+
+# Measures speeds of training and writing beside torch's, on the text of the documentation, in build/benchmark, and
+# compares them with those recorded for this kind of processor. `make benchmark BENCHMARK=--quick` only tries it.
+BENCHMARK := --rounds 4
+benchmark: .venv/.dev
+	mkdir -p build/benchmark
+	cat docs/*.md CHANGELOG.md > build/benchmark/text.txt
+	$(BIN)/python benchmarks/speed.py build/benchmark/text.txt --parts training sampling --output build/benchmark \
+		--compare $(BENCHMARK)
 
 lint: .venv/.dev
 	$(BIN)/ruff check

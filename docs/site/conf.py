@@ -28,7 +28,8 @@ project = "Scriven"
 version = release = metadata.version("scriven")
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/**.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "SECURITY.md"]
+include_patterns += ["docs/**.md"]
 myst_heading_anchors = 4  # with the names that code hosts give them
 html_theme = "furo"
 html_title = project

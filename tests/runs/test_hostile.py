@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +17,7 @@ from scriven.runs import open_run
 from scriven.runs.doctor import examine
 from scriven.session import load
 
+resource = pytest.importorskip("resource", reason="this system does not say what memory a process took")
 MB = 1_000_000
 
 
