@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,10 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
-BASELINES = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
+TUNE = (
+    "-mtune=generic"  # else g++ tunes for the first processor of the kind; clang does not, and Zig's has no such name
+)
+BASELINES = {"x86_64": ("-march=x86-64", TUNE), "aarch64": ("-march=armv8-a",)}
 
 
 class BuildError(Exception):
@@ -77,11 +80,12 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler: its command, what it calls itself, and the flags that every source gets."""
+    """A C++ compiler: its command, what it calls itself, what it compiles for, and the flags that every source gets."""
 
     command: tuple[str, ...]
     version: str
     flags: tuple[str, ...]
+    target: str = field(repr=False)  # such as x86_64-linux-gnu; names of objects hash the repr
 
     def run(self, *arguments: str) -> None:
         """Run it; what it has to say goes to standard error, and a failure is a BuildError."""
@@ -106,8 +110,10 @@ def find_compiler(extra: tuple[str, ...] = ()) -> Compiler:
     done = _run([*command, "--version"])
     if done.returncode or not done.stdout:
         raise BuildError(f"{shlex.join(command)} is not a C++ compiler that works: --version fails")
-    machine = _run([*command, "-dumpmachine"]).stdout.partition("-")[0]  # the one it compiles for, which may be another
-    return Compiler(tuple(command), done.stdout.splitlines()[0], (*BASELINES.get(machine, ()), *FLAGS, *extra))
+    version = done.stdout.splitlines()[0]
+    target = _run([*command, "-dumpmachine"]).stdout.strip()  # the one it compiles for, which may be another
+    flags = [flag for flag in BASELINES.get(target.partition("-")[0], ()) if "clang" not in version or flag != TUNE]
+    return Compiler(tuple(command), version, (*flags, *FLAGS, *extra), target)
 
 
 def build(
