@@ -144,6 +144,18 @@ def test_sample_by_rules(run: str, model: Model, capsys: pytest.CaptureFixture[s
     assert [line[0] + line[-3:] for line in lines] == ["bing", "eing"]
 
 
+def test_sample_by_a_schema(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "schema.json").write_text('{"enum": ["a", "be"]}')
+    flags = ["--json-schema", str(tmp_path / "schema.json"), "--length", "4"]
+    assert "does not know '\"' (U+0022)" in failure(capsys, "sample", run, *flags)[1]
+    (tmp_path / "schema.json").write_text('{"enum": [null, true]}')
+    main(["sample", run, "--seed", "1", *flags])
+    assert capsys.readouterr().out in ("null\n", "true\n")
+    (tmp_path / "schema.json").write_text('{"format": "date"}')
+    assert "format is not supported" in failure(capsys, "sample", run, *flags)[1]
+    assert failure(capsys, "sample", run, "--json-schema", str(tmp_path / "none.json"))[0] == 3
+
+
 def test_greedy_is_temperature_zero(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sample", run, "--greedy", "--length", "9", "--json"])
     assert rows(capsys.readouterr().out)[0]["text"] == model.sample(length=9, temperature=0)

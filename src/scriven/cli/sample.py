@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -14,6 +15,7 @@ from cyclopts.field_info import FieldInfo
 from scriven.cli.common import (
     Device,
     Encoding,
+    FilePath,
     Invalid,
     Json,
     Mixing,
@@ -96,7 +98,7 @@ Regex = Annotated[
     Parameter(
         negative="",
         help="the whole text, after the prompt, matches this regular expression, such as '[A-Z][a-z]{2,5}'. Only "
-        "characters are drawn that can still lead there within --length. This flag and the five below may be repeated "
+        "characters are drawn that can still lead there within --length. This flag and the six below may be repeated "
         "and combined: then all hold",
     ),
 ]
@@ -107,6 +109,9 @@ Acrostic = Annotated[
     str | None, Parameter(help="the text has a line for each letter of this word, in order, that begins with it")
 ]
 Rhyme = Annotated[str | None, Parameter(help="every line of the text ends with these characters")]
+JsonSchema = Annotated[
+    FilePath, Parameter(help="the text is JSON that satisfies the JSON Schema in this file; see docs/rules.md")
+]
 Novelty = Annotated[
     Switch,
     Parameter(
@@ -148,6 +153,7 @@ def sample(
     contains: Contains = None,
     acrostic: Acrostic = None,
     rhyme: Rhyme = None,
+    json_schema: JsonSchema = None,
     novelty: Novelty = False,
     interactive: Interactive = False,
     choose: Choose = False,
@@ -172,7 +178,7 @@ def sample(
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
     _check_novelty(novelty, interactive, until_end is not False)
     rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
-    rule = _rule(rules | {"rhyme": rhyme}, stop)
+    rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop)
     if choose:
         unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
         unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
@@ -365,11 +371,13 @@ def _check_end(model: Model, flag: str) -> None:
         )
 
 
-def _rule(given: Mapping[str, str | list[str] | None], stop: list[str] | None) -> Rule | None:
+def _rule(given: Mapping[str, str | list[str] | Path | None], stop: list[str] | None) -> Rule | None:
     """Returns the rule that all flags give together, if any. Raises UsageError for a rule with --stop."""
     from scriven.rules import Rule
+    from scriven.safe_files import read_text
 
-    values = {kind: [each] if isinstance(each, str) else each or [] for kind, each in given.items()}
+    texts = {kind: read_text(each) if isinstance(each, Path) else each for kind, each in given.items()}
+    values = {kind: [each] if isinstance(each, str) else each or [] for kind, each in texts.items()}
     parts = [getattr(Rule, kind)(value) for kind, several in values.items() for value in several]
     if parts and stop:
         raise UsageError("--stop ends a text anywhere, so the whole could break the rule; drop one of them")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scriven.arguments import check_text, check_texts
 from scriven.errors import UsageError
@@ -87,6 +87,16 @@ class Rule:
         return cls._of("rhyme", _check_line("rhyme", suffix))
 
     @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | str) -> Rule:
+        """Returns the rule that the text is JSON that satisfies a JSON Schema, a dict or its JSON text.
+
+        Raises UsageError for a schema with more than docs/rules.md lists.
+        """
+        from scriven.rules.json_schema import schema_text  # noqa: PLC0415 - most rules need none of it
+
+        return cls._of("json_schema", schema_text(schema))
+
+    @classmethod
     def _of(cls, kind: str, value: Value) -> Rule:
         tree(kind, value)  # raises now, and not when it is used
         return cls(((kind, value),))
@@ -131,9 +141,15 @@ def tree(kind: str, value: Value) -> Node:
     """Returns the tree of a part of a rule. Raises UsageError for a pattern that is not valid."""
     if not isinstance(value, str):
         return Alternatives(tuple(map(literal, value)))
+    if kind == "json_schema":
+        from scriven.rules.json_schema import schema_tree  # noqa: PLC0415 - most rules need none of it
+
+        return schema_tree(value)
+    return parse(value) if kind == "regex" else _simple_tree(kind, value)
+
+
+def _simple_tree(kind: str, value: str) -> Node:
     line = repeated(IN_LINE)
-    if kind == "regex":
-        return parse(value)
     if kind in ("allow", "forbid"):
         return repeated(any_of(value, negated=kind == "forbid"))
     if kind == "contains":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,16 @@ import numpy.typing as npt
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
-from scriven.rules.patterns import Alternatives, CharacterSet, Node, Repeat, character_sets, count_parts
+from scriven.rules.patterns import (
+    KINDS,
+    Alternatives,
+    CharacterSet,
+    Node,
+    Repeat,
+    Selection,
+    character_sets,
+    count_parts,
+)
 from scriven.vocabulary import Vocabulary
 
 TRANSITIONS_PER_STATE = 100  # on average, at most
@@ -26,7 +35,6 @@ STEPS_PER_STATE = 400  # positions looked at while the states are made, on avera
 PARTS = 5_000  # of a tree, once its repetitions are written out
 REFUSED = -1  # in place of a next state
 NEVER = np.iinfo(np.int32).max  # the distance of a state that accepts no text
-KINDS = {"d": str.isdecimal, "w": lambda each: each.isalnum() or each == "_", "s": str.isspace}
 TOO_LARGE = "write it with fewer repetitions and alternatives, or give fewer rules at once"
 
 Int32s = npt.NDArray[np.int32]
@@ -173,7 +181,10 @@ def _members(of: CharacterSet, points: Ids, kinds: dict[str, Bools]) -> Bools:
         found |= (points >= first) & (points <= last)
     for kind in of.kinds:
         found |= kinds[kind] if kind in kinds else ~kinds[kind.lower()]
-    return ~found if of.negated else found
+    found = ~found if of.negated else found
+    for first, last in of.without:
+        found &= (points < first) | (points > last)
+    return found
 
 
 @dataclass(frozen=True)
@@ -237,6 +248,8 @@ class _Positions:
             return _Fragment(False, place, place)
         if isinstance(node, Repeat):
             return self._repeat(node)
+        if isinstance(node, Selection):
+            return self._select(node)
         parts = [self._build(each) for each in node.parts]
         if isinstance(node, Alternatives):
             first, last = 0, 0
@@ -261,16 +274,41 @@ class _Positions:
         least, whole = node.least, _Fragment(True, 0, 0)
         if node.most is None:  # the last copy comes again and again
             part = self._build(node.part)
-            self._join(part, part)
+            if node.separator is None:
+                self._join(part, part)
+            else:
+                self._join(self._join(part, self._build(node.separator)), part)
             whole = _Fragment(part.empty or not least, part.first, part.last)
             least = max(0, least - 1)
         else:  # x{0,3} is (x(x(x)?)?)?, where few positions follow each
             for _ in range(node.most - least):
-                joined = self._join(self._build(node.part), whole)
+                joined = self._put_before(node, whole)
                 whole = _Fragment(True, joined.first, joined.last)
         for _ in range(least):
-            whole = self._join(self._build(node.part), whole)
+            whole = self._put_before(node, whole)
         return whole
+
+    def _put_before(self, node: Repeat, rest: _Fragment) -> _Fragment:
+        """Returns one more copy of what is repeated, and the rest after it."""
+        part = self._build(node.part)
+        if node.separator is None or not rest.first:
+            return self._join(part, rest)
+        joined = self._join(self._build(node.separator), replace(rest, empty=False))
+        return self._join(part, replace(joined, empty=rest.empty))
+
+    def _select(self, node: Selection) -> _Fragment:
+        """Builds from the end: `rest` is what may come at a place, without a separator before it."""
+        rest = _Fragment(True, 0, 0)
+        for part, required in zip(reversed(node.parts), reversed(node.required), strict=True):
+            own = self._build(part)
+            after = rest
+            if rest.first:
+                joined = self._join(self._build(node.separator), replace(rest, empty=False))
+                after = replace(joined, empty=rest.empty)
+            with_it = self._join(own, after)
+            without = _Fragment(rest.empty, with_it.first | rest.first, with_it.last | rest.last)
+            rest = with_it if required else without
+        return rest
 
 
 def _bits(mask: int) -> list[int]:

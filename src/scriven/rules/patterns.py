@@ -17,7 +17,7 @@ from scriven.errors import UsageError
 LONGEST = 10_000  # characters of a pattern
 DEEPEST = 50  # groups within one another
 MOST_REPEATS = 1000  # of a quantifier
-KINDS = "dws"  # of characters: digits, those of words, white space
+KINDS = {"d": str.isdecimal, "w": lambda each: each.isalnum() or each == "_", "s": str.isspace}  # of characters
 CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 QUANTIFIERS = "*+?{"
 HAVE_NO_PLACE = {
@@ -39,17 +39,28 @@ OPENINGS = {
 
 @dataclass(frozen=True)
 class CharacterSet:
-    """A set of characters: ranges of code points, and kinds such as `d`, or `D` for all others; or all but these."""
+    """A set of characters: ranges of code points, and kinds such as `d`, or `D` for all others; or all but these.
+
+    Those `without` it are never in the set.
+    """
 
     ranges: tuple[tuple[int, int], ...] = ()
     kinds: tuple[str, ...] = ()
     negated: bool = False
+    without: tuple[tuple[int, int], ...] = ()
 
     @property
     def literal(self) -> str | None:
         """The only character of the set, if it was written as one."""
-        alone = len(self.ranges) == 1 and not (self.kinds or self.negated)
+        alone = len(self.ranges) == 1 and not (self.kinds or self.negated or self.without)
         return chr(self.ranges[0][0]) if alone and self.ranges[0][0] == self.ranges[0][1] else None
+
+    def has(self, character: str) -> bool:
+        """Whether a character is in the set."""
+        point = ord(character)
+        found = any(first <= point <= last for first, last in self.ranges)
+        found |= any(KINDS[kind.lower()](character) is kind.islower() for kind in self.kinds)
+        return found is not self.negated and not any(first <= point <= last for first, last in self.without)
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,15 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A part that comes `least` to `most` times; None means without an end."""
+    """A part that comes `least` to `most` times; None means without an end.
+
+    With a `separator`, that comes between two of them. The part is then never empty.
+    """
 
     part: Node
     least: int
     most: int | None
+    separator: Node | None = None
 
     @property
     def copies(self) -> int:
@@ -80,7 +95,19 @@ class Repeat:
         return max(1, self.least) if self.most is None else self.most
 
 
-Node = CharacterSet | Sequence | Alternatives | Repeat
+@dataclass(frozen=True)
+class Selection:
+    """Parts in their order, with a separator between two. Those that are not required may be left out.
+
+    No part is empty.
+    """
+
+    parts: tuple[Node, ...]
+    required: tuple[bool, ...]
+    separator: Node
+
+
+Node = CharacterSet | Sequence | Alternatives | Repeat | Selection
 
 ANY = CharacterSet(negated=True)
 IN_LINE = CharacterSet(((10, 10),), negated=True)  # any character but a line feed
@@ -111,17 +138,27 @@ def character_sets(nodes: Iterable[Node]) -> list[CharacterSet]:
         if isinstance(node, CharacterSet):
             found[node] = None
         else:
-            waiting.extend([node.part] if isinstance(node, Repeat) else node.parts)
+            waiting.extend(_children(node))
     return list(found)
+
+
+def _children(node: Sequence | Alternatives | Repeat | Selection) -> tuple[Node, ...]:
+    """Returns the parts of a node, and its separator."""
+    parts = (node.part,) if isinstance(node, Repeat) else node.parts
+    separator = node.separator if isinstance(node, Repeat | Selection) else None
+    return parts if separator is None else (*parts, separator)
 
 
 def count_parts(node: Node) -> int:
     """Returns how many parts a tree has, once its repetitions are written out."""
     if isinstance(node, CharacterSet):
         return 1
+    parts = sum(map(count_parts, _children(node)))
     if isinstance(node, Repeat):
-        return 1 + node.copies * count_parts(node.part)
-    return 1 + sum(map(count_parts, node.parts))
+        return 1 + node.copies * parts
+    if isinstance(node, Selection):
+        parts += (len(node.parts) - 1) * count_parts(node.separator)
+    return 1 + parts
 
 
 def parse(pattern: str) -> Node:

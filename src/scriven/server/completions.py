@@ -161,7 +161,7 @@ def _writing_model(server: ServerState, served: ServedModel, context: AdaptiveCo
 def _estimate_size(body: CompletionBody) -> int:
     """About how much work it is to parse a request: its characters, ids and texts to generate."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    size = LONG_ANSWER if body.guided_regex or body.guided_choice else 0  # an automaton may take a while
+    size = LONG_ANSWER if body.rule_fields else 0  # an automaton may take a while
     return size + sum(1 if isinstance(each, int) else len(each) + SHORTEST_ANSWER * body.texts for each in prompts)
 
 
@@ -331,7 +331,7 @@ class CompletionRequest:
             states = self.server.limits.rule_states
             return begin_rule(body.rule, model.vocabulary, self._until_end, body.length, states=states)
         except UsageError as error:
-            name = "guided_regex" if body.guided_regex else "guided_choice"
+            name = body.rule_fields[0]
             raise ApiError(400, f"{name}: {error}", name, "invalid_value") from None
 
     def _generations(self) -> Iterator[Generation]:

@@ -52,6 +52,7 @@ class Limits:
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
     rule_characters: int = _bound(1000, "characters of a guided_regex, or of all texts of a guided_choice")
+    schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")
     rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
     logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
@@ -103,7 +104,6 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "logit_bias": ({},),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "functions": ([],),
@@ -124,7 +124,6 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "prompt_logprobs": (),
     "prompt_embeds": (),
     "logits_processors": ([],),
-    "guided_json": (),
     "guided_grammar": ("",),
     "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
@@ -227,6 +226,20 @@ class StreamOptions(RequestBody):
     unsupported = {"continuous_usage_stats": (False,)}
 
 
+def _schema_of(response_format: Mapping[str, Any]) -> Any:
+    """Returns the schema of a response_format; None for plain text. Raises ValueError if it is not OpenAI's."""
+    kind = response_format.get("type", "text")
+    if kind == "json_schema":
+        inside = response_format.get("json_schema")
+        schema = inside.get("schema") if isinstance(inside, dict) else None
+        if isinstance(schema, dict):
+            return schema
+        raise ValueError("response_format: json_schema needs an object with a schema, also an object")
+    if kind not in ("text", "json_object"):
+        raise ValueError("response_format: type is one of text, json_object and json_schema")
+    return {"type": "object"} if kind == "json_object" else None
+
+
 class CompletionBody(RequestBody):
     """POST /v1/completions."""
 
@@ -257,6 +270,12 @@ class CompletionBody(RequestBody):
     )
     guided_choice: Annotated[list[Stop], NULLABLE] = Field(
         [], max_length=LIMITS.rule_characters, fail_fast=True, description="the text is one of these"
+    )
+    guided_json: dict[str, Any] | str | None = Field(
+        None, description="the text is JSON that satisfies this JSON Schema; see docs/rules.md"
+    )
+    response_format: Annotated[dict[str, Any], NULLABLE] = Field(
+        {}, description="the same as OpenAI has it: json_schema, json_object (any object), or text"
     )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
     logprobs: int | None = Field(
@@ -297,17 +316,30 @@ class CompletionBody(RequestBody):
 
     @property
     def rule(self) -> Rule | None:
-        """The rule that the texts obey, if any. Raises UsageError for a pattern that is not valid."""
+        """The rule that the texts obey, if any. Raises UsageError for a pattern or schema that is not valid."""
         if self.guided_regex:
             return Rule.regex(self.guided_regex)
-        return Rule.choice(self.guided_choice) if self.guided_choice else None
+        if self.guided_choice:
+            return Rule.choice(self.guided_choice)
+        schema = self.guided_json if self.guided_json is not None else _schema_of(self.response_format)
+        return None if schema is None else Rule.json_schema(schema)
+
+    @property
+    def rule_fields(self) -> list[str]:
+        """The fields that give a rule."""
+        given = [name for name in ("guided_regex", "guided_choice") if getattr(self, name)]
+        given += ["guided_json"] if self.guided_json is not None else []
+        return given + (["response_format"] if _schema_of(self.response_format) is not None else [])
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.guided_regex and self.guided_choice:
-            raise ValueError("guided_regex and guided_choice both say what the text is; give one of them")
-        if (self.guided_regex or self.guided_choice) and self.stops:
-            raise ValueError("stop may end a text before it matches guided_regex or guided_choice; leave it out")
+        if len(self.rule_fields) > 1:
+            raise ValueError(f"{' and '.join(self.rule_fields)} both say what the text is; give one of them")
+        if self.rule_fields and self.stops:
+            raise ValueError(f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
+        schema = self.guided_json if self.guided_json is not None else _schema_of(self.response_format)
+        if len(schema if isinstance(schema, str) else json_text(schema)) > LIMITS.schema_characters:
+            raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
         if self.stream and self.best_of > self.n:
