@@ -37,7 +37,8 @@ MAP = """
     report report.words report.metrics report.plot report.files report.terminal report.notebook
     results session own_loop archives
     exchange exchange.exported exchange.plain_torch exchange.folders exchange.onnx_graph exchange.html_page
-    exchange.packing
+    exchange.packing exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
+    exchange.foreign_files
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.saved_states server.shared server.completions server.extraction server.scoring

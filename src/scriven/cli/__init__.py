@@ -57,6 +57,7 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
         "Check that resuming gives identical results on this machine.",
     ),
     "export": ("scriven.cli.exchange:export", "Write a trained model for other programs, or as a page for a browser."),
+    "import": ("scriven.cli.exchange:import_model", "Make a run of a model that Keras, torch or torch-rnn trained."),
     "pack": ("scriven.cli.exchange:pack", "Pack a trained model into one file to send."),
     "unpack": ("scriven.cli.exchange:unpack", "Make a run of a packed file."),
     "compress": ("scriven.cli.compress:compress", "Compress a file without loss."),

@@ -1,4 +1,4 @@
-"""`scriven export`: a trained model for other programs. `scriven pack` and `unpack`: a run as one file to send."""
+"""`scriven export` and `import`: models for other programs and of them. `scriven pack` and `unpack`: a run to send."""
 
 from __future__ import annotations
 
@@ -134,6 +134,58 @@ def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32
         return write_torch(model, target)
     write_safetensors(model, target)
     return None
+
+
+def import_model(
+    file: Annotated[Path, Parameter(converter=path_given)],
+    /,
+    *,
+    output: Output = None,
+    vocabulary: Annotated[Path | None, Parameter(converter=path_given)] = None,
+    text: Annotated[Path | None, Parameter(converter=path_given)] = None,
+    lowercase: Switch = False,
+    activation: Literal["tanh", "relu"] = "tanh",
+    as_json: Json = False,
+) -> None:
+    """Make a run of a model that another program trained, which then writes, scores and serves as any run does.
+
+    Of Keras (.keras, .h5), torch-rnn (.t7) and torch (.pt or .pth, a state dict; .safetensors): an embedding or one-hot
+    vectors, LSTM, GRU or simple recurrent layers, and one output layer. No code of a file is run. What Scriven cannot
+    hold is refused with the reason.
+
+    Parameters
+    ----------
+    file
+        model to import
+    output
+        folder to make; unless given, the name of the file without its ending, in runs/. Nothing is replaced
+    vocabulary
+        file of the symbols, in the order of the model's numbers: a JSON list, a JSON object of symbols and numbers, as
+        torch-rnn's preprocessing writes it, or one on each line. A file of torch-rnn has them
+    text
+        instead, the text that it was trained on, if its symbols are its distinct characters, sorted, as in Keras's
+        examples
+    lowercase
+        the model knows no capitals: texts are put into small letters before it reads them, and --text too
+    activation
+        of an nn.RNN of torch, whose weights do not tell
+    """
+    from scriven.exchange.foreign import find_symbols, write_imported
+    from scriven.exchange.foreign_files import read_foreign
+    from scriven.runs.folder import RUNS
+
+    model = read_foreign(file, activation)
+    symbols = find_symbols(model, vocabulary, text, lowercase=lowercase)
+    run = write_imported(model, symbols, output or RUNS / file.stem, lowercase=lowercase)
+    if model.window:
+        note(
+            f"the model reads {model.window:,} characters from an empty memory for each that it predicts; so it writes "
+            "here, and scores read the whole text"
+        )
+    if as_json:
+        put_json({"path": str(run.path), "program": model.program, "model": run.settings.model.name})
+    else:
+        put_path(run.path)
 
 
 def pack(

@@ -87,14 +87,22 @@ def read_alphabet(path: Path) -> Alphabet:
 
     Raises InputError if it cannot be read, has an entry that is not one character, or has no entry.
     """
+    return _alphabet_of(read_entries(path, _listed), path)
+
+
+def read_entries(path: Path, choose: Callable[[Any], list[Any] | None]) -> Iterable[Any]:
+    """Reads the entries of an alphabet's file in order: what `choose` finds in its JSON, or the lines of its text.
+
+    Raises InputError if the file cannot be read.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read the alphabet {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"the alphabet {path} is not UTF-8 at byte {error.start}; convert it") from None
-    entries = _parse_json(text, path)
-    return _alphabet_of(_parse_lines(text) if entries is None else entries, path)
+    entries = choose(_parse_json(text, path))
+    return _parse_lines(text) if entries is None else entries
 
 
 def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
@@ -112,14 +120,18 @@ def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
     return Alphabet(tuple(sorted(symbols)), tuple(special), count - len(symbols))
 
 
-def _parse_json(text: str, path: Path) -> list[Any] | None:
-    """The entries of a JSON list or object; None when the text is neither."""
+def _parse_json(text: str, path: Path) -> Any:
+    """The value of JSON; None when the text is none."""
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         if path.suffix.lower() == ".json":
             raise InputError(f"the alphabet {path} is not JSON ({error}); correct it, or rename it") from None
         return None
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """The entries of a JSON list or object; None when the value is neither."""
     if isinstance(values, dict):
         symbols = values.get("symbols")
         return symbols if isinstance(symbols, list) else list(values)

@@ -61,6 +61,7 @@ from scriven.vocabulary import Vocabulary
 RUNS = Path("runs")  # where new runs are made
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 PACKED = "packed"  # in the run table of a run that came without its text
+IMPORTED = "imported"  # there: the program that trained the model, if that was not Scriven
 INDEX_FILE = "index.json"
 PLOT_FILE = "loss.svg"
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml; long ones are mostly names of texts

@@ -10,7 +10,7 @@ from scriven.corpus.build import Progress, open_or_build
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, Index, Measured, sweep
-from scriven.runs.folder import CHECKPOINTS, PACKED, Run, retraining_command
+from scriven.runs.folder import CHECKPOINTS, IMPORTED, PACKED, Run, retraining_command
 from scriven.runs.journal import back_up_logs, check_logs, restore_logs
 from scriven.runs.tensors import Shapes
 
@@ -178,6 +178,8 @@ def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
         if text in (None, corpus.text_hash):
             return corpus
     texts = run.origin.get("texts", [])
+    if program := run.origin.get(IMPORTED):
+        raise InputError(f"{run.path} was imported from {program} without its text; give a text")
     if run.origin.get(PACKED):
         raise InputError(f"{run.path} was packed without its text (see scriven pack); give a text")
     if not texts or "-" in texts:

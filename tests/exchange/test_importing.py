@@ -1,0 +1,418 @@
+"""`scriven import`: models of Keras, torch and torch-rnn predict as they did, and what cannot be held is refused.
+
+The originals are made here: by Keras on its torch backend, by torch, and, for torch-rnn, by its equations in numpy and
+a file that PyPI's torchfile reads too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import Command
+from scriven.errors import InputError, ScrivenError, UsageError
+from scriven.exchange.foreign_files import read_foreign
+from scriven.exchange.state_dict import model_of
+from scriven.session import load
+
+CHARACTERS = "zyx \nabcdefg"  # in the order of the originals' numbers, which is not Scriven's
+SIZE = len(CHARACTERS)
+TEXT = "abc fade\nx bad egg"
+NUMBERS = [CHARACTERS.index(each) for each in "\n" + TEXT]  # a text begins like a line
+
+Nats = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def symbols(tmp_path: Path) -> str:
+    """The file of the vocabulary."""
+    path = tmp_path / "symbols.json"
+    path.write_text(json.dumps(list(CHARACTERS)), encoding="utf-8")
+    return str(path)
+
+
+def imported_nats(command: Command, file: Path, *words: str) -> Nats:
+    """What each character of the text costs in the run that the command makes of a file."""
+    folder = file.parent / f"{file.stem}-run"
+    done = command("import", str(file), "-o", str(folder), *words)
+    assert (done.code, done.out) == (0, f"{folder}\n"), done.err
+    return np.concatenate([each.nats for each in load(folder, precision="fp32").surprisals([TEXT])])
+
+
+def costs(logits: Any) -> Nats:
+    """What each character of the text costs by the logits (T, C) before it."""
+    nats: Nats = -torch.log_softmax(torch.as_tensor(logits), -1)[range(len(TEXT)), NUMBERS[1:]].numpy()
+    return nats
+
+
+# --- Keras
+
+of_keras = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras")  # its own
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        import keras
+    return keras
+
+
+def chain(keras: Any, name: str) -> Any:
+    """A model of Keras with weights that matter."""
+    make = keras.layers
+    one_hot, numbered = [make.Input((None, SIZE))], [make.Input((None,)), make.Embedding(SIZE, 5)]
+    soft = {"activation": "softmax"}
+    parts = {
+        "one-hot lstm": [*one_hot, make.LSTM(16, return_sequences=True, name="a"), make.LSTM(9, return_sequences=True)],
+        "gru": [*numbered, make.GRU(9, return_sequences=True), make.Dropout(0.2), make.GRU(14, return_sequences=True)],
+        "rnn": [*numbered, make.SimpleRNN(9, return_sequences=True, activation="relu", use_bias=False)],
+        "last": [make.Input((40, SIZE)), make.LSTM(16)],
+    }[name]
+    end = {
+        "gru": [make.TimeDistributed(make.Dense(SIZE, **soft))],
+        "rnn": [make.Dense(SIZE, use_bias=False, **soft)],
+    }.get(name, [make.Dense(SIZE), make.Activation("softmax")])
+    model = keras.Sequential([*parts, *end])
+    random = np.random.default_rng(1)
+    for layer in model.layers:
+        layer.set_weights([each + random.normal(0, 0.3, each.shape) for each in layer.get_weights()])
+    return model
+
+
+@of_keras
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("name", ["one-hot lstm", "gru", "rnn"])
+def test_a_model_of_keras_predicts_as_it_did(
+    command: Command, keras: Any, symbols: str, tmp_path: Path, name: str, ending: str
+) -> None:
+    model, file = chain(keras, name), tmp_path / f"model{ending}"
+    model.save(file)
+    ids = np.array(NUMBERS[:-1])
+    read = np.eye(SIZE)[ids] if name.startswith("one-hot") else ids
+    wanted = costs(np.log(model.predict(read[None], verbose=0)[0]))
+    assert np.abs(imported_nats(command, file, "--vocabulary", symbols) - wanted).max() < 1e-5
+
+
+@of_keras
+def test_a_model_that_reads_windows_does_so_here(command: Command, keras: Any, tmp_path: Path) -> None:
+    """Keras's example of text generation: one-hot windows, the loss of the last character, sorted symbols of a text."""
+    model, file, text = chain(keras, "last"), tmp_path / "example.keras", tmp_path / "text.txt"
+    model.save(file)
+    text.write_text(CHARACTERS.upper() + CHARACTERS, encoding="utf-8")
+    done = command("import", str(file), "--text", str(text), "--lowercase", "-o", str(tmp_path / "run"), "--json")
+    assert json.loads(done.out)["program"] == "Keras" and "40 characters" in done.err
+    window = (TEXT * 3)[:40]
+    ids = [sorted(CHARACTERS).index(each) for each in window]
+    (wanted,) = model.predict(np.eye(SIZE)[ids][None], verbose=0)
+    run = load(tmp_path / "run", precision="fp32")
+    session = run.session()
+    session.read("abcde" + window)
+    assert np.abs(session.next(writing=True)[:SIZE] - wanted).max() < 1e-5
+    assert run.score("ABC").total_nats == run.score("abc").total_nats
+
+
+@of_keras
+def test_what_scriven_cannot_hold_is_refused_with_the_reason(keras: Any, tmp_path: Path) -> None:
+    make = keras.layers
+    for parts, reason in (
+        ([make.Bidirectional(make.LSTM(4, return_sequences=True))], "a layer Bidirectional"),
+        ([make.GRU(4, reset_after=False)], "reset_after=False"),
+        ([make.LSTM(4, recurrent_activation="hard_sigmoid")], "hard_sigmoid"),
+        ([make.LSTM(4, activation="elu")], "the activation elu"),
+        ([make.LSTM(4, go_backwards=True)], "reads backwards"),
+        ([make.LSTM(4), make.Dense(3)], "a layer Dense"),
+        ([make.LSTM(4, return_sequences=True), make.GRU(4)], "one kind"),
+    ):
+        keras.Sequential([make.Input((8, SIZE)), *parts, make.Dense(SIZE)]).save(tmp_path / "model.keras")
+        with pytest.raises(UsageError, match=reason):
+            read_foreign(tmp_path / "model.keras")
+
+
+# --- torch
+
+
+class Plain(torch.nn.Module):
+    """A model as people write it."""
+
+    def __init__(self, kind: str, onehot: bool, layers: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.embed = None if onehot else torch.nn.Embedding(SIZE, 6)
+        self.rnn = getattr(torch.nn, kind)(SIZE if onehot else 6, 10, num_layers=layers, batch_first=True)
+        self.out = torch.nn.Linear(10, SIZE)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        read = torch.eye(SIZE)[ids] if self.embed is None else self.embed(ids)
+        logits: torch.Tensor = self.out(self.rnn(read)[0])
+        return logits
+
+
+@pytest.mark.parametrize(("kind", "onehot"), [("LSTM", False), ("GRU", True), ("RNN", False)])
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_state_dict_of_torch_predicts_as_it_did(
+    command: Command, symbols: str, tmp_path: Path, kind: str, onehot: bool, ending: str
+) -> None:
+    import safetensors.torch
+
+    model, file = Plain(kind, onehot), tmp_path / f"model{ending}"
+    if ending == ".pt":
+        torch.save(model.state_dict(), file)
+    else:
+        safetensors.torch.save_file(model.state_dict(), file)
+    with torch.no_grad():
+        wanted = costs(model(torch.tensor([NUMBERS[:-1]]))[0])
+    assert np.abs(imported_nats(command, file, "--vocabulary", symbols) - wanted).max() < 1e-5
+
+
+def test_a_checkpoint_may_have_its_symbols_beside_the_weights(command: Command, tmp_path: Path) -> None:
+    model, file = Plain("LSTM", onehot=False), tmp_path / "checkpoint.pth"
+    numbered = {each: number for number, each in enumerate(CHARACTERS)}
+    torch.save({"step": 3, "model": model.state_dict(), "stoi": numbered}, file)
+    with torch.no_grad():
+        wanted = costs(model(torch.tensor([NUMBERS[:-1]]))[0])
+    assert np.abs(imported_nats(command, file) - wanted).max() < 1e-5
+
+
+def test_modules_of_torch_that_scriven_cannot_hold_are_refused(tmp_path: Path) -> None:
+    def weights(**more: torch.Tensor) -> dict[str, Any]:
+        return Plain("LSTM", onehot=True).state_dict() | more
+
+    two = torch.nn.LSTM(4, 4, bidirectional=True).state_dict()
+    for found, reason in (
+        (weights(**{"norm.weight": torch.ones(10)}), "the weight norm.weight"),
+        (weights(**{"attention.weight": torch.ones(10, 10), "b.weight": torch.ones(3, 3)}), "the matrices"),
+        (two, "read forwards"),
+        ({"transformer.wte.weight": torch.ones(5, 5)}, "no recurrent layer"),
+        (weights(**{"rnn.weight_hr_l0": torch.ones(3, 10)}), "weight_hr_l0"),
+    ):
+        torch.save(found, tmp_path / "model.pt")
+        with pytest.raises(UsageError, match=reason):
+            read_foreign(tmp_path / "model.pt")
+    one = {name: each.numpy() for name, each in Plain("GRU", onehot=True).rnn.state_dict().items()}
+    several = {f"{module}.{name}": each for module in ("low", "high") for name, each in one.items()}
+    with pytest.raises(UsageError, match="whose order the file does not tell"):
+        model_of(several, in_order=False)
+
+
+class Trap:
+    """An object that runs code when pickle makes it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch trapped",)
+
+
+def test_no_code_of_a_file_is_run(
+    command: Command, symbols: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(Trap(), "model.pt")
+    done = command("import", "model.pt", "--vocabulary", symbols)
+    assert done.code == 2 and "would run code" in done.err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.pt", "symbols.json"]
+
+
+# --- torch-rnn
+
+
+class Torch7Writer:
+    """Writes values in the format of torch7's File.lua: tables and objects get numbers, others none."""
+
+    def __init__(self) -> None:
+        self.data, self.made = b"", 0
+
+    def put(self, value: Any) -> None:
+        if value is None:
+            self.data += struct.pack("<i", 0)
+        elif isinstance(value, bool):
+            self.data += struct.pack("<ii", 5, value)
+        elif isinstance(value, (int, float)):
+            self.data += struct.pack("<id", 1, value)
+        elif isinstance(value, str):
+            self.data += struct.pack("<i", 2)
+            self._string(value)
+        elif isinstance(value, dict) and None not in value:
+            self._begin(3)
+            self._entries(value)
+        elif isinstance(value, dict):
+            self._object(value[None])
+            self.put({name: each for name, each in value.items() if name is not None})
+        else:
+            self._object("torch.FloatTensor")
+            strides = np.array(value.strides) // value.itemsize
+            self.data += struct.pack(f"<i{2 * value.ndim + 1}q", value.ndim, *value.shape, *strides, 1)
+            self._object("torch.FloatStorage")
+            self.data += struct.pack("<q", value.size) + value.astype("<f4").tobytes()
+
+    def _begin(self, kind: int) -> None:
+        self.made += 1
+        self.data += struct.pack("<ii", kind, self.made)
+
+    def _object(self, name: str) -> None:
+        self._begin(4)
+        self._string("V 1")
+        self._string(name)
+
+    def _string(self, text: str) -> None:
+        self.data += struct.pack("<i", len(text.encode())) + text.encode()
+
+    def _entries(self, table: dict[Any, Any]) -> None:
+        self.data += struct.pack("<i", len(table))
+        for key, value in table.items():
+            self.put(key)
+            self.put(value)
+
+
+def listed(*values: Any) -> dict[int, Any]:
+    return dict(enumerate(values, 1))
+
+
+def torch_rnn_checkpoint(kind: str) -> tuple[dict[str, Any], Callable[[], Nats]]:
+    """A checkpoint of torch-rnn, and its logits (T, C) by the equations of its LSTM.lua and VanillaRNN.lua."""
+    random, width, gates = np.random.default_rng(2), 7, 4 if kind == "nn.LSTM" else 1
+
+    def draw(*shape: int) -> Nats:
+        return random.normal(0, 0.4, shape).astype(np.float32)
+
+    table, ends = draw(SIZE, 5), (draw(SIZE, width), draw(SIZE))
+    cells = [(draw(before + width, gates * width), draw(gates * width)) for before in (5, width)]
+    layers = [{None: kind, "weight": weight, "bias": bias} for weight, bias in cells]
+    modules = listed(
+        {None: "nn.LookupTable", "weight": table},
+        *layers,
+        {None: "nn.View"},
+        {None: "nn.Linear", "weight": ends[0], "bias": ends[1]},
+        {None: "nn.View"},
+    )
+    net = {None: "nn.Sequential", "modules": modules, "train": False}
+    model = {None: "nn.LanguageModel", "net": net, "idx_to_token": listed(*CHARACTERS), "rnn_size": width}
+
+    def logits() -> Nats:
+        read = table[NUMBERS[:-1]]
+        for weight, bias in cells:
+            hidden, memory, out = np.zeros(width), np.zeros(width), []
+            for each in read:
+                sums = np.concatenate([each, hidden]) @ weight + bias
+                if gates == 1:
+                    hidden = np.tanh(sums)
+                else:
+                    keep, forget, show = (1 / (1 + np.exp(-part)) for part in np.split(sums[: 3 * width], 3))
+                    memory = forget * memory + keep * np.tanh(sums[3 * width :])
+                    hidden = show * np.tanh(memory)
+                out.append(hidden)
+            read = np.array(out)
+        return np.array(read @ ends[0].T + ends[1])
+
+    return {"opt": {"dropout": 0.5}, "model": model, "i": 100}, logits
+
+
+def write_torch7(path: Path, value: Any) -> Path:
+    writer = Torch7Writer()
+    writer.put(value)
+    path.write_bytes(writer.data)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["nn.LSTM", "nn.VanillaRNN"])
+def test_a_checkpoint_of_torch_rnn_predicts_as_it_did(command: Command, tmp_path: Path, kind: str) -> None:
+    checkpoint, logits = torch_rnn_checkpoint(kind)
+    file = write_torch7(tmp_path / "model.t7", checkpoint)
+    assert np.abs(imported_nats(command, file) - costs(logits())).max() < 1e-5
+
+
+def test_the_files_of_these_tests_are_those_of_torch7(tmp_path: Path) -> None:
+    import torchfile
+
+    checkpoint, _ = torch_rnn_checkpoint("nn.LSTM")
+    read = torchfile.load(str(write_torch7(tmp_path / "model.t7", checkpoint)))
+    model = read[b"model"]
+    assert model.torch_typename() == b"nn.LanguageModel"
+    assert [each.decode() for each in model[b"idx_to_token"]] == list(CHARACTERS)
+    first = checkpoint["model"]["net"]["modules"][1]["weight"]
+    assert np.array_equal(model[b"net"][b"modules"][0][b"weight"], first)
+
+
+def test_what_is_no_model_of_torch_rnn_is_refused(tmp_path: Path) -> None:
+    checkpoint, _ = torch_rnn_checkpoint("nn.LSTM")
+    normed = checkpoint["model"]["net"]["modules"] | {4: {None: "nn.BatchNormalization"}}
+    net = checkpoint["model"]["net"] | {"modules": normed}
+    with pytest.raises(UsageError, match=r"a layer nn\.BatchNormalization"):
+        read_foreign(write_torch7(tmp_path / "model.t7", {"model": checkpoint["model"] | {"net": net}}))
+    with pytest.raises(UsageError, match="char-rnn's graphs"):
+        read_foreign(write_torch7(tmp_path / "model.t7", {"protos": {"rnn": {None: "nn.gModule"}}}))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_damaged_file_of_torch7_ends_in_a_sentence(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = write_torch7(tmp_path_factory.getbasetemp() / "whole.t7", torch_rnn_checkpoint("nn.LSTM")[0]).read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:place] + data.draw(st.binary(max_size=8))
+    if data.draw(st.booleans()):
+        changed += whole[len(changed) :]
+    (path := tmp_path_factory.getbasetemp() / "damaged.t7").write_bytes(changed)
+    try:
+        read_foreign(path).check()
+    except ScrivenError as error:
+        assert str(error)
+
+
+# --- the command
+
+
+def test_an_imported_run_is_a_run_like_any_other(
+    command: Command, symbols: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(Plain("LSTM", onehot=False).state_dict(), "model.pt")
+    assert command("import", "model.pt", "--vocabulary", symbols).out == f"{Path('runs') / 'model'}\n"
+    assert len(command("sample", "model", "-n", "20", "--seed", "1").out) > 20
+    assert "torch" in command("info", "model").out
+    assert "imported from torch" in command("evaluate", "model").err
+    Path("book.txt").write_text(TEXT * 40, encoding="utf-8")
+    tuned = command("train", "book.txt", "--from", "model", "--steps", "2", "-o", "tuned")
+    assert tuned.code == 0, tuned.err
+    assert command("import", "model.pt", "--vocabulary", symbols).code == 2  # nothing is replaced
+
+
+@pytest.mark.parametrize(
+    ("symbols", "reason"),
+    [
+        ('["a", "b"]', "has 2 symbols, and the model predicts 12"),
+        (json.dumps([*CHARACTERS[:-1], "the"]), "is 'the'"),
+        (json.dumps([*CHARACTERS[:-1], "a"]), "has 'a' twice"),
+        ("[", "is not JSON"),
+    ],
+)
+def test_symbols_that_do_not_fit_are_told(command: Command, tmp_path: Path, symbols: str, reason: str) -> None:
+    torch.save(Plain("LSTM", onehot=False).state_dict(), tmp_path / "model.pt")
+    (tmp_path / "s.json").write_text(symbols, encoding="utf-8")
+    output = tmp_path / "run"
+    done = command("import", str(tmp_path / "model.pt"), "--vocabulary", str(tmp_path / "s.json"), "-o", str(output))
+    assert done.code in (2, 3) and reason in done.err
+    assert not output.exists()
+    assert "--vocabulary" in command("import", str(tmp_path / "model.pt"), "-o", str(output)).err
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.pt", "m.safetensors", "m.t7"])
+@pytest.mark.parametrize("data", [b"", b"x", b"\x80" * 300])
+def test_a_file_that_is_no_model_ends_in_a_sentence(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError if name != "m.pt" else ScrivenError):
+        read_foreign(tmp_path / name)
+    with pytest.raises(UsageError, match="ending"):
+        (tmp_path / "m.bin").write_bytes(data)
+        read_foreign(tmp_path / "m.bin")
