@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import WORDS
+from scriven.kernels import native_library
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 quality: Any = importlib.import_module("quality")
@@ -44,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.skipif(native_library.level() == "off", reason="counts need native code")
 def test_a_row_is_trained_measured_and_judged_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quality.main()
     entries = json.loads((folder / "made" / "quality.json").read_text("utf-8"))
