@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -50,7 +50,7 @@ from scriven.inference.surprisal import Scored, check_finite, check_scored, surp
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.rules import Rule
 from scriven.runs.folder import Which, find_run, open_run
-from scriven.settings import Settings
+from scriven.settings import SamplingFilters, Settings
 from scriven.vocabulary import Vocabulary, check_ids
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> Iterator[str]:
         """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
@@ -201,14 +202,17 @@ class Model:
 
         `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
         are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the
-        probability `top_p`, and from those at least `min_p` times as likely as the top one.
+        probability `top_p`, and from those at least `min_p` times as likely as the top one. `filters` are the others of
+        docs/sampling.md, such as `typical_p`, `mirostat_tau`, `presence_penalty` and `dry_multiplier`.
 
         With a `rule`, only symbols are drawn that it allows, and the whole text obeys it: see docs/rules.md. Raises
         UsageError for values out of range, for `until_end` if the model knows no documents, and for a rule that no
         text of this length obeys.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, piece, rule)
+        options = GenerationOptions(
+            length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, piece, rule, filters
+        )
         session = self.session(seed=seed)
         pieces = session._write_with(options)
         session.read(prompt)
@@ -228,6 +232,7 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> str: ...
 
     @overload
@@ -244,6 +249,7 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> list[WrittenText]: ...
 
     def sample(
@@ -259,13 +265,16 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> str | list[WrittenText]:
         """Returns a text that the model writes after `prompt`; arguments as in `stream`.
 
         For a list of prompts it returns a list of texts, which are written side by side: text n is the one that
         prompt n gives with `seed + n`.
         """
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule)
+        options = GenerationOptions(
+            length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule, filters=filters
+        )
         if not isinstance(prompt, str):
             return list(self._write_all(check_texts("prompt", prompt), seed, options))
         session = self.session(seed=seed)
@@ -286,6 +295,7 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> Iterator[WrittenText]:
         """Yields `count` texts after the same prompt, written at the same time: many times faster than one by one.
 
@@ -293,7 +303,9 @@ class Model:
         itself. Arguments are those of `stream`.
         """
         check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule)
+        options = GenerationOptions(
+            length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule, filters=filters
+        )
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
@@ -533,6 +545,7 @@ class Session:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
         rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
     ) -> Iterator[str]:
         """Writes at most `length` symbols, and yields them in pieces. Arguments are those of `Model.stream`.
 
@@ -542,7 +555,7 @@ class Session:
         the model knows no documents.
         """
         return self._write_with(
-            GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece, rule)
+            GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece, rule, filters)
         )
 
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:

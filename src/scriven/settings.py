@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -532,6 +532,54 @@ class SamplingSettings(Frozen):
         ge=0,
         le=1,
     )
+    typical_p: float = setting(
+        1.0,
+        "pick only from the characters of the most typical surprise that together have this probability",
+        gt=0,
+        le=1,
+    )
+    mirostat_tau: float = setting(
+        0.0, "keep the surprise near this many bits per character, by mirostat 2; 0 means off", ge=0, le=100
+    )
+    mirostat_eta: float = setting(0.1, "how fast mirostat adapts", ge=0, le=10)
+    repetition_penalty: float = setting(
+        1.0, "divide the logits of characters written before by this, or multiply those below 0", ge=0.01, le=100
+    )
+    presence_penalty: float = setting(0.0, "take this from the logits of characters written before", ge=-100, le=100)
+    frequency_penalty: float = setting(
+        0.0, "take this from a character's logit for each time that it was written before", ge=-100, le=100
+    )
+    repeat_last_n: int = setting(64, "characters written last that these three penalties look at", ge=0, le=4096)
+    dry_multiplier: float = setting(
+        0.0, "DRY: how strongly characters are avoided that repeat what was written; 0 means off", ge=0, le=1000
+    )
+    dry_base: float = setting(1.75, "DRY: how the penalty grows with each character repeated", ge=1, le=100)
+    dry_allowed_length: int = setting(
+        10, "DRY: characters that may be repeated before the next has a penalty", ge=1, le=64
+    )
+    dry_penalty_last_n: int = setting(1024, "DRY: characters written last that it looks at", ge=1, le=4096)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether more is needed to draw than the logits and the first four settings."""
+        switches = (self.mirostat_tau, self.presence_penalty, self.frequency_penalty, self.dry_multiplier)
+        return any(switches) or self.repetition_penalty != 1 or self.typical_p != 1
+
+
+class SamplingFilters(TypedDict, total=False):
+    """The settings of sampling that few people need, as arguments of functions; see SamplingSettings."""
+
+    typical_p: float
+    mirostat_tau: float
+    mirostat_eta: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    repeat_last_n: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
 
 
 class Settings(Frozen):

@@ -1,4 +1,4 @@
-"""What a request may ask of its texts, over a real socket with OpenAI's client: JSON of a schema."""
+"""What a request may ask of its texts, with OpenAI's client: JSON of a schema, penalties, filters."""
 
 from __future__ import annotations
 
@@ -78,3 +78,31 @@ def test_a_text_is_any_object_or_plain(client: openai.OpenAI) -> None:
 def test_a_schema_that_cannot_hold_is_refused(client: openai.OpenAI, more: dict[str, Any], said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
         ask(client, **more)
+
+
+# --- penalties, filters, logit_bias
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"repetition_penalty": 1.3, "presence_penalty": 0.2, "frequency_penalty": 0.1, "repeat_last_n": 20},
+        {"dry_multiplier": 2.0, "dry_allowed_length": 2, "dry_base": 1.5, "dry_penalty_last_n": 99},
+        {"typical_p": 0.6},
+        {"mirostat_tau": 2.0, "mirostat_eta": 0.2},
+    ],
+)
+def test_a_text_is_drawn_as_the_library_draws_it(client: openai.OpenAI, more: dict[str, Any]) -> None:
+    expected = list(JSON.samples(3, "a", length=60, seed=1, temperature=1.0, **more))
+    assert ask(client, n=3, **more) == expected
+    assert ask(client, n=3, logprobs=1, save_state=True, **more) == expected
+
+
+def test_a_bias_rules_characters_in_or_out(client: openai.OpenAI) -> None:
+    a, b, c = JSON.encode("abc").tolist()
+    bias = {str(a): 60.0, str(b): 60, str(c): -100.0}
+    told = client.completions.create(model="json", prompt="a", max_tokens=60, seed=1, logit_bias=bias)  # type: ignore[arg-type]
+    assert {*told.choices[0].text} == {*"ab"}
+    for wrong in ({"x": 1.0}, {"5000": 1.0}, {"-1": 1.0}):
+        with pytest.raises(openai.BadRequestError, match="logit_bias"):
+            ask(client, logit_bias=wrong)

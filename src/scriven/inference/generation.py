@@ -20,9 +20,10 @@ from scriven.errors import UsageError
 from scriven.inference.context import Context, fit, side_by_side
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import overflow
+from scriven.penalties import Past, begin_past
 from scriven.rules import STATES, Rule
 from scriven.rules.automaton import RulePlace
-from scriven.settings import SamplingSettings, describe_errors
+from scriven.settings import SamplingFilters, SamplingSettings, describe_errors
 from scriven.vocabulary import Decoder, Vocabulary
 
 FIRST = 8  # symbols in a text's first block, so that a reader sees the beginning at once
@@ -52,6 +53,7 @@ class GenerationOptions:
     min_p: float = SAMPLING.min_p
     piece: int = UNSEEN  # symbols, at most, in a piece of the text
     rule: Rule | None = None  # which the whole text obeys
+    filters: SamplingFilters = field(default_factory=SamplingFilters)  # more settings for drawing symbols
 
     def __post_init__(self) -> None:
         check_whole("length", self.length, 0, "0 or more characters to write")
@@ -65,7 +67,8 @@ class GenerationOptions:
     def sampling(self) -> SamplingSettings:
         """The settings for drawing symbols."""
         try:
-            return SamplingSettings(**{name: getattr(self, name) for name in SamplingSettings.model_fields})
+            first = {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+            return SamplingSettings(**{**first, **self.filters})
         except ValidationError as error:
             raise UsageError(describe_errors(error)) from None
 
@@ -131,7 +134,8 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
 class Generation:
     """A text that is being written. `random` draws at most `left` more symbols by the `settings`; `pen` decodes them.
 
-    With a `rule`, the text obeys it, and the pen takes `<unk>` for its end.
+    With a `rule`, the text obeys it, and the pen takes `<unk>` for its end. `past` has earlier ids, if settings
+    look at those.
     With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`, and `written` has all ids.
     """
 
@@ -143,9 +147,11 @@ class Generation:
     end: Context | None = None
     written: list[Ids] = field(default_factory=list)
     rule: RulePlace | None = None
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         self.pen.obeys = self.rule is not None
+        self.past = self.past or begin_past(self.settings)
 
     @property
     def done(self) -> bool:
@@ -157,6 +163,7 @@ class Generation:
         text, taken = self.pen.feed(ids[: self.left])
         self.left -= taken
         self.rule = self.rule and self.rule.advance(ids[:taken])
+        self.past = self.past and self.past.advance(ids[:taken])
         if self.keep and taken:
             self.written.append(ids[:taken])
         return (text if self.left else text + self.pen.flush()), taken
@@ -195,20 +202,20 @@ def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) 
     _check(memory.context)
     while line.left and not line.done:
         before = line.random.bit_generator.state
+        place, past = [line.rule], [line.past and line.past.copy()]
         try:
             with pace as length:
                 uniforms = line.random.random((min(length, line.left), 1))
-                place = [line.rule]
-                ids, after = predictor.generate(memory.context, line.settings, uniforms, rules=place)
+                ids, after = predictor.generate(memory.context, line.settings, uniforms, rules=place, pasts=[line.past])
         except BaseException:  # after an interrupt, everything is as before the block
-            line.random.bit_generator.state = before
+            line.random.bit_generator.state, line.past = before, past[0]
             raise
         _check(after)
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before
             uniforms = line.random.random((taken, 1))
-            _, after = predictor.generate(memory.context, line.settings, uniforms, rules=place)
+            _, after = predictor.generate(memory.context, line.settings, uniforms, rules=place, pasts=past)
             if line.pen.obeyed:
                 line.random.random()  # which drew the end
         memory.context = after
@@ -269,17 +276,22 @@ class GenerationBatch:
             uniforms[:, row] = generation.random.random(length)
         settings = [generation.settings for generation in self.generations]
         rules = [generation.rule for generation in self.generations]
-        kept = {row: before.rows([row]) for row, generation in enumerate(self.generations) if generation.keep}
-        ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True, rules=rules)
+        pasts = [generation.past for generation in self.generations]
+        kept = {
+            row: (before.rows([row]), [generation.past and generation.past.copy()])
+            for row, generation in enumerate(self.generations)
+            if generation.keep
+        }
+        ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True, rules=rules, pasts=pasts)
         finite: Bools = np.logical_and.reduce(np.isfinite(self.context.logits), axis=1)  # (N,)
         wrote = []
         for row, (generation, drawn) in enumerate(zip(self.generations, np.ascontiguousarray(ids.T), strict=True)):
             text, taken = generation.take(drawn)
             wrote.append(Emitted(generation, text, drawn[:taken], bool(finite[row])))
             if generation.keep and generation.done:
-                numbers = uniforms[:taken, row : row + 1]
+                numbers, (context, past) = uniforms[:taken, row : row + 1], kept[row]
                 _, generation.end = self._predictor.generate(
-                    kept[row], generation.settings, numbers, rules=rules[row : row + 1]
+                    context, generation.settings, numbers, rules=rules[row : row + 1], pasts=past
                 )
         self._keep([row for row, generation in enumerate(self.generations) if not generation.done])
         return wrote

@@ -14,11 +14,12 @@ from scriven.errors import UsageError
 from scriven.inference.chunks import StoredText
 from scriven.inference.context import Context
 from scriven.inference.numpy_network import NumpyNetwork
-from scriven.inference.sampling import draw
+from scriven.inference.sampling import draw, draw_after
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.kernels.sampler import Sampler, State
 from scriven.model.shapes import GATES
+from scriven.penalties import Past, adjust
 from scriven.rules.automaton import RulePlace
 from scriven.runtime import needing_torch
 from scriven.settings import ModelSettings, SamplingSettings
@@ -266,6 +267,7 @@ class Predictor:
         uniforms: Float64s,
         reuse: bool = False,
         rules: Sequence[RulePlace | None] = (),
+        pasts: Sequence[Past | None] = (),
     ) -> tuple[Ids, Context]:
         """Draws ids (T, N), one for each random number in `uniforms` (T, N). Returns them and the context after them.
 
@@ -277,13 +279,24 @@ class Predictor:
 
         `rules` are empty, or have the place of each row in its rule, or None. Where a row has one, `<unk>` is the end
         of its text, and all that comes after means nothing.
+
+        `pasts` are likewise empty, or have what each row has written before, or None. Their bounds become those after.
         """
         sampler = self.sampler()
         if sampler is None:
-            return self._generate_step_by_step(context, settings, uniforms, rules)
+            return self._generate_step_by_step(context, settings, uniforms, rules, pasts)
         recent, reuse = context.recent, reuse and not self.window
         ids, logits, state = sampler.write(
-            context.logits, context.state, settings, uniforms, self.window, recent, reuse, self.writing_counts, rules
+            context.logits,
+            context.state,
+            settings,
+            uniforms,
+            self.window,
+            recent,
+            reuse,
+            self.writing_counts,
+            rules,
+            pasts,
         )
         carried = self.carry(context, ids).state if self.window and len(ids) else state
         return ids, Context(logits, carried, self.remember(context, ids) if len(ids) else recent)
@@ -294,15 +307,25 @@ class Predictor:
         settings: SamplingSettings | Sequence[SamplingSettings],
         uniforms: Float64s,
         rules: Sequence[RulePlace | None],
+        pasts: Sequence[Past | None],
     ) -> tuple[Ids, Context]:
         ids, places = np.empty(uniforms.shape, np.int64), list(rules)
+        each = [settings] * len(context.logits) if isinstance(settings, SamplingSettings) else settings
+        looking = list(pasts)
         for row, numbers in zip(ids, uniforms, strict=True):
             logits = self.next_logits(context, writing=True).astype(np.float64)
             logits[:, self.vocabulary.unknown] = -np.inf
+            for number, past in enumerate(looking):
+                if past is not None:
+                    logits[number] = adjust(logits[number], each[number], past)
             for number, place in enumerate(places):
                 if place is not None:
                     logits[number] = place.constrain(logits[number])
             row[:] = draw(logits, settings, numbers)
+            for number, past in enumerate(looking):
+                if past is not None:
+                    row[number] = draw_after(logits[number], each[number], numbers[number], past)
+                    looking[number] = past.advance(row[number : number + 1])
             places = [place and place.advance(row[number : number + 1]) for number, place in enumerate(places)]
             context = self.read(context, row[None])
         return ids, context

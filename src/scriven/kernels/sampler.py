@@ -22,6 +22,7 @@ from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
+from scriven.penalties import Past
 from scriven.rules.automaton import RulePlace
 from scriven.settings import ModelSettings, SamplingSettings
 
@@ -72,10 +73,25 @@ class _RowRule(NativeStruct):
     _fields_ = (*fields(c_int64, "width state left ends"), *fields(c_void_p, "next columns distance"))
 
 
+_PENALTIES = (
+    "typical_p mirostat_tau mirostat_eta repetition_penalty presence_penalty frequency_penalty dry_multiplier dry_base"
+)
+_LENGTHS = "repeat_last_n dry_allowed_length dry_penalty_last_n"
+
+
+class _RowPast(NativeStruct):
+    _fields_ = (
+        *fields(c_double, _PENALTIES),
+        *fields(c_int64, _LENGTHS),
+        ("count", c_int64),
+        *fields(c_void_p, "ids bias bound"),
+    )
+
+
 class _SamplerWrite(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads rows count window seen"),
-        *fields(c_void_p, "model partner uniforms drawing rules recent"),
+        *fields(c_int64, "threads rows count window seen longest_past"),
+        *fields(c_void_p, "model partner uniforms drawing rules pasts recent"),
         ("state", POINTER(c_void_p)),
         *fields(c_void_p, "logits ids"),
     )
@@ -167,6 +183,7 @@ class Sampler:
         reuse: bool = False,
         mixture: NgramMixture | None = None,
         rules: Sequence[RulePlace | None] = (),
+        pasts: Sequence[Past | None] = (),
     ) -> tuple[Ids, Float32s, State]:
         """Draws `count` ids for each row by `uniforms` (count, N), each from the logits (N, V) after the ids before it.
 
@@ -181,7 +198,8 @@ class Sampler:
         from its logits, in the context of the ids before; the logits given and returned are the network's.
 
         `rules` are empty, or have the place of each row in its rule, or None. Where a row has one, `<unk>` is the end
-        of its text, and all that comes after means nothing.
+        of its text, and all that comes after means nothing. `pasts` are likewise what each row has written; their
+        bounds become those after.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
@@ -198,11 +216,13 @@ class Sampler:
                 count=count,
                 window=window,
                 seen=0 if before is None else len(before),
+                longest_past=max((len(each.ids) for each in pasts if each), default=0),
                 model=self.packed,
                 partner=mixture.native if mixture else None,
                 uniforms=uniforms.ctypes.data,
                 drawing=drawing.ctypes.data,
                 rules=addressof(table) if (table := _rule_table(rules, rows, self.symbols)) else None,
+                pasts=addressof(past) if (past := _past_table(pasts, _each(settings, rows), self.symbols)) else None,
                 recent=None if before is None else before.ctypes.data,
                 state=addresses,
                 logits=logits.ctypes.data,
@@ -253,6 +273,35 @@ def _rule_table(rules: Sequence[RulePlace | None], rows: int, symbols: int) -> A
                 next=automaton.next.ctypes.data,
                 columns=automaton.columns.ctypes.data,
                 distance=automaton.distance.ctypes.data,
+            )
+    return table
+
+
+def _past_table(
+    pasts: Sequence[Past | None], settings: Sequence[SamplingSettings], symbols: int
+) -> Array[_RowPast] | None:
+    """Returns what rows have written for native code, whose arrays the pasts keep alive; None without any.
+
+    Raises ValueError for ids or a bias of other symbols, or for another number of rows.
+    """
+    if not any(pasts):
+        return None
+    if len(pasts) != len(settings):
+        raise ValueError(f"pasts of {len(pasts)} rows for {len(settings)}")
+    table = (_RowPast * len(settings))()
+    for row, (past, drawing) in enumerate(zip(pasts, settings, strict=True)):
+        if past is not None:
+            ids, bias = past.ids, past.bias
+            if ids.size and not 0 <= ids.min() <= ids.max() < symbols:
+                raise ValueError(f"written ids from {ids.min()} to {ids.max()}, of {symbols} symbols")
+            if bias is not None and (bias.shape != (symbols,) or bias.dtype != np.float32):
+                raise ValueError(f"a bias {bias.shape} in {bias.dtype} for {symbols} symbols")
+            table[row] = _RowPast(
+                **{name: getattr(drawing, name) for name in f"{_PENALTIES} {_LENGTHS}".split()},
+                count=len(ids),
+                ids=ids.ctypes.data,
+                bias=None if bias is None else bias.ctypes.data,
+                bound=past.bound.ctypes.data,
             )
     return table
 

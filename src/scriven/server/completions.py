@@ -17,10 +17,11 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.arrays import Ids
+from scriven.arrays import Float32s, Ids
 from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
+from scriven.penalties import begin_past
 from scriven.rules.automaton import RulePlace
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
@@ -49,7 +50,6 @@ from scriven.server.shared import (
     token_name,
 )
 from scriven.session import first_seed
-from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
 EVENT_SECONDS = 0.02  # between two events of a stream at least
@@ -189,7 +189,7 @@ class CompletionRequest:
         self._received: float | None = time.monotonic()  # None once a symbol was generated
         self.prompts = list(self._prompts())
         self._check()
-        self._rule = self._begin_rule()
+        self._rule, self._bias = self._begin_rule(), self._read_bias()
         if body.state and any(prompt.begins for prompt in self.prompts):
             raise ApiError(
                 400,
@@ -334,15 +334,26 @@ class CompletionRequest:
             name = body.rule_fields[0]
             raise ApiError(400, f"{name}: {error}", name, "invalid_value") from None
 
+    def _read_bias(self) -> Float32s | None:
+        """Returns what is added to the logits (V,), if anything. Raises ApiError, 400, for an unknown id."""
+        vocabulary, bias = self.served.model.vocabulary, np.zeros(self.served.model.vocabulary.size, np.float32)
+        for name, value in self.body.logit_bias.items():
+            symbol = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else vocabulary.size
+            if symbol >= vocabulary.unknown:
+                words = f"logit_bias {name[:20]!r}: give ids of this model, below {vocabulary.unknown:,}; see /tokenize"
+                raise ApiError(400, words, "logit_bias", "invalid_value")
+            bias[symbol] = value
+        return bias if self.body.logit_bias else None
+
     def _generations(self) -> Iterator[Generation]:
         body, model = self.body, self.served.model
-        top_k, top_p = (max(0, body.top_k), body.top_p) if body.top_p else (1, 1.0)
-        choices = SamplingSettings(temperature=body.temperature, top_k=top_k, top_p=top_p, min_p=body.min_p)
+        choices = body.sampling
         seed = first_seed(None) if body.seed is None else body.seed
         for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
             pen = model.pen(body.stops, self._until_end)
-            yield Generation(random, choices, body.length, pen, body.save_state, rule=self._rule)
+            past = begin_past(choices, self._bias)
+            yield Generation(random, choices, body.length, pen, body.save_state, rule=self._rule, past=past)
 
 
 @dataclass

@@ -22,8 +22,10 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from scriven import strict_json
+from scriven.penalties import LONGEST
 from scriven.rules import Rule
 from scriven.server.responses import ApiError, json_text
+from scriven.settings import SamplingSettings
 
 
 def _bound(value: float, meaning: str) -> Any:
@@ -51,6 +53,7 @@ class Limits:
     max_tokens: int = _bound(100_000, "characters to generate for each text")
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
+    biases: int = _bound(1024, "characters of a logit_bias")
     rule_characters: int = _bound(1000, "characters of a guided_regex, or of all texts of a guided_choice")
     schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")
     rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
@@ -100,9 +103,6 @@ CHARACTERS_SHOWN = 60  # characters of a value that a message shows
 # Fields that are not supported, and the values that change nothing; null never does.
 UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     # OpenAI's
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "suffix": ("",),
     "store": (False,),
     "service_tier": ("auto", "default"),
@@ -110,7 +110,6 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     # vLLM's
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
     "min_tokens": (0,),
@@ -183,6 +182,7 @@ def _in_pieces(ids: Any, check: Callable[[Any], Any]) -> Any:
 
 NULLABLE = _Nullable()
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(max_length=LIMITS.stop_characters)]
 # Checking a list stops at its first error: there may be a million, and each would become part of the message.
 TokenIds = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True), WrapValidator(_in_pieces)]
@@ -255,6 +255,22 @@ class CompletionBody(RequestBody):
     top_p: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=1, description="0 allows only the most likely character")
     top_k: Annotated[int, NULLABLE] = Field(0, ge=-1, lt=1 << 31, description="0 and -1 mean no limit")
     min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
+    typical_p: Annotated[float, NULLABLE] = Field(1.0, gt=0, le=1, description="see docs/sampling.md")
+    mirostat_tau: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=100, description="bits per character; 0 means off")
+    mirostat_eta: Annotated[float, NULLABLE] = Field(0.1, ge=0, le=10)
+    repetition_penalty: Annotated[float, NULLABLE] = Field(1.0, ge=0.01, le=100)
+    presence_penalty: Annotated[float, NULLABLE] = Field(0.0, ge=-100, le=100)
+    frequency_penalty: Annotated[float, NULLABLE] = Field(0.0, ge=-100, le=100)
+    repeat_last_n: Annotated[int, NULLABLE] = Field(
+        64, ge=0, le=LONGEST, description="characters written last that these three penalties look at"
+    )
+    dry_multiplier: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1000, description="0 means off")
+    dry_base: Annotated[float, NULLABLE] = Field(1.75, ge=1, le=100)
+    dry_allowed_length: Annotated[int, NULLABLE] = Field(10, ge=1, le=64)
+    dry_penalty_last_n: Annotated[int, NULLABLE] = Field(1024, ge=1, le=LONGEST)
+    logit_bias: Annotated[dict[str, Bias], NULLABLE] = Field(
+        {}, max_length=LIMITS.biases, description="what is added to the logits of characters, by id"
+    )
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
     best_of: Annotated[int, NULLABLE] = Field(
         1,
@@ -313,6 +329,13 @@ class CompletionBody(RequestBody):
     def stops(self) -> list[str]:
         """The stop strings, without empty ones."""
         return [each for each in ([self.stop] if isinstance(self.stop, str) else self.stop) if each]
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How characters are drawn."""
+        values = {name: getattr(self, name) for name in SamplingSettings.model_fields}
+        top_k, top_p = (max(0, self.top_k), self.top_p) if self.top_p else (1, 1.0)
+        return SamplingSettings(**{**values, "top_k": top_k, "top_p": top_p})
 
     @property
     def rule(self) -> Rule | None:

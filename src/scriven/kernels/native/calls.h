@@ -85,15 +85,26 @@ struct RowRule {
     const int32_t *distance;  // (S,)
 };
 
+// What a row has written before the call, and how that changes what is drawn: see penalties.py.
+struct RowPast {
+    double typical_p, mirostat_tau, mirostat_eta;
+    double repetition_penalty, presence_penalty, frequency_penalty, dry_multiplier, dry_base;
+    int64_t repeat_last_n, dry_allowed_length, dry_penalty_last_n, count;
+    const int64_t *ids;  // (count,)
+    const float *bias;   // (V,), or null
+    double *bound;       // mirostat's, changed to that after; null where a row has no past
+};
+
 // `count` ids for each of N rows, each drawn with its number from the logits and then read.
 struct SamplerWrite {
     int64_t threads, rows, count;
-    int64_t window, seen;  // with a window above 0, logits are of its last ids alone, read from zero states
+    int64_t window, seen, longest_past;  // with a window above 0, logits are of its last ids alone, read from zero states
     const PackedModel *model;
     const CountsPartner *partner;  // what the logits are mixed with before each is drawn from; or null
     const double *uniforms;        // (count, N)
     const Drawing *drawing;        // (N,)
     const RowRule *rules;          // (N,), or null
+    const RowPast *pasts;          // (N,), or null; with longest_past ids at most
     const int64_t *recent;         // (seen, N) ids before
     float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
     float *logits;           // (N, V), changed likewise

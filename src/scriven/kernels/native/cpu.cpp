@@ -102,7 +102,7 @@ template <class Struct> constexpr Size size_of(const char *name) {
 constexpr Size sizes[] = {
     SCRIVEN_SIZE(PackedMatrix),        SCRIVEN_SIZE(PackedLayer),
     SCRIVEN_SIZE(PackedModel),         SCRIVEN_SIZE(Drawing),
-    SCRIVEN_SIZE(RowRule),
+    SCRIVEN_SIZE(RowRule),             SCRIVEN_SIZE(RowPast),
     SCRIVEN_SIZE(SamplerWrite),        SCRIVEN_SIZE(ScorerRead),
     SCRIVEN_SIZE(TextTranslate),       SCRIVEN_SIZE(TextLearn),
     SCRIVEN_SIZE(RecurrentForward),    SCRIVEN_SIZE(RecurrentBackward),

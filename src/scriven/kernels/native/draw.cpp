@@ -117,7 +117,97 @@ int64_t passed(double *weights, int64_t count, double uniform) {
     return place;
 }
 
+// The bits that a symbol of this weight costs; infinite for a weight of 0.
+double surprise(double weight, double total) { return std::log2(total / weight); }
+
+// Keeps the weights of the fewest symbols, those of the most typical surprise, that have the share p. The ids in `found`
+// are sorted by their distance to the entropy, for which their `weight` stands.
+void keep_typical(double *weights, int64_t count, double p, Candidate *found) {
+    const double total = sum_of(weights, count);
+    double entropy = 0, held = 0;
+    for (int64_t id = 0; id < count; id++)
+        if (weights[id] > 0) entropy += weights[id] / total * surprise(weights[id], total);
+    int64_t there = 0;
+    for (int64_t id = 0; id < count; id++)
+        if (weights[id] > 0) found[there++] = {-std::fabs(surprise(weights[id], total) - entropy), id};
+    std::sort(found, found + there, ranks_before);
+    for (int64_t i = 0; i < there; i++) {
+        const int64_t id = found[i].id;
+        if (held >= p * total) weights[id] = 0;
+        held += weights[id];
+    }
+}
+
+// Keeps the weights of symbols that cost at most `bound` bits, or else the top one.
+void keep_surprise(double *weights, int64_t count, double bound, double total) {
+    int64_t best = 0;
+    bool any = false;
+    for (int64_t id = 1; id < count; id++) best = weights[id] > weights[best] ? id : best;
+    for (int64_t id = 0; id < count; id++) {
+        if (!(surprise(weights[id], total) <= bound)) weights[id] = 0;
+        any |= weights[id] > 0;
+    }
+    if (!any) weights[best] = 1;
+}
+
+constexpr int64_t dry_match = 64;   // symbols of a repetition that are compared at most
+constexpr double dry_most = 1e6;    // what is taken from a logit at most
+
+double dry_penalty(const RowPast &past, int64_t length) {
+    double penalty = past.dry_multiplier;
+    for (int64_t i = past.dry_allowed_length; i < length && penalty < dry_most; i++) penalty *= past.dry_base;
+    return penalty < dry_most ? penalty : dry_most;
+}
+
+// How many symbols before the one after `place` are the same as the last ones.
+int64_t repeated(const int64_t *ids, int64_t place, int64_t count) {
+    int64_t length = 0;
+    while (length <= place && length < dry_match && ids[place - length] == ids[count - 1 - length]) length++;
+    return length;
+}
+
+// Takes from the values of symbols that would repeat what was written. `lengths` (V,) is a buffer.
+void apply_dry(const RowPast &past, const int64_t *ids, int64_t count, int64_t symbols, int64_t *lengths,
+               double *values) {
+    for (int64_t id = 0; id < symbols; id++) lengths[id] = 0;
+    for (int64_t place = 0; place + 1 < count; place++) {
+        if (ids[place] != ids[count - 1]) continue;
+        const int64_t length = repeated(ids, place, count), next = ids[place + 1];
+        lengths[next] = length > lengths[next] ? length : lengths[next];
+    }
+    for (int64_t id = 0; id < symbols; id++)
+        if (lengths[id] >= past.dry_allowed_length) values[id] -= dry_penalty(past, lengths[id]);
+}
+
+// Changes the values of symbols that were written. `counts` (V,) is a buffer.
+void apply_penalties(const RowPast &past, const int64_t *ids, int64_t count, int64_t symbols, int64_t *counts,
+                     double *values) {
+    for (int64_t id = 0; id < symbols; id++) counts[id] = 0;
+    for (int64_t i = 0; i < count; i++) counts[ids[i]]++;
+    const double factor = past.repetition_penalty;
+    for (int64_t id = 0; id < symbols; id++) {
+        if (!counts[id]) continue;
+        double value = values[id];
+        if (factor != 1) value = value > 0 ? value / factor : value * factor;
+        values[id] = value - (past.presence_penalty + past.frequency_penalty * double(counts[id]));
+    }
+}
+
 }  // namespace
+
+// Copies the logits to `to` (V,) with the bias, the penalties and DRY, as `adjust` in penalties.py does.
+void adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to) {
+    const RowPast &past = written.past;
+    double *values = buffers.weights;
+    for (int64_t id = 0; id < symbols; id++) values[id] = double(logits[id]) + (past.bias ? double(past.bias[id]) : 0.0);
+    const int64_t last = std::min(past.repeat_last_n, written.count);
+    if (last)
+        apply_penalties(past, written.ids + written.count - last, last, symbols, buffers.places, values);
+    const int64_t recent = std::min(past.dry_penalty_last_n, written.count);
+    if (past.dry_multiplier > 0)
+        apply_dry(past, written.ids + written.count - recent, recent, symbols, buffers.places, values);
+    for (int64_t id = 0; id < symbols; id++) to[id] = float(values[id]);
+}
 
 // Returns the top symbol, which a temperature of zero draws.
 int64_t likeliest(const float *logits, int64_t count) {
@@ -155,6 +245,27 @@ int64_t pick(const DrawBuffers &buffers, int64_t count, const Drawing &drawing, 
     }
     if (filtered) filter_many(buffers, count, drawing);
     return passed(buffers.weights, count, uniform);
+}
+
+// As `pick`, with typical and mirostat, whose bound it changes.
+int64_t pick_after(const Written &written, const DrawBuffers &buffers, int64_t count, const Drawing &drawing,
+                   double uniform) {
+    const RowPast &past = written.past;
+    double *weights = buffers.weights, largest = 0;
+    if (drawing.top_k > 0 && drawing.top_k < double(count))
+        keep_first<one>(weights, count, drawing.top_k, buffers.candidates);
+    if (past.typical_p < 1) keep_typical(weights, count, past.typical_p, buffers.candidates);
+    if (drawing.top_p < 1)
+        keep_first<itself>(weights, count, drawing.top_p * sum_of(weights, count), buffers.candidates);
+    for (int64_t id = 0; id < count; id++) largest = std::max(largest, weights[id]);
+    for (int64_t id = 0; id < count; id++) weights[id] = weights[id] < drawing.min_p * largest ? 0 : weights[id];
+    if (!(past.mirostat_tau > 0)) return passed(weights, count, uniform);
+    const double total = sum_of(weights, count);
+    for (int64_t id = 0; id < count; id++) buffers.candidates[id].weight = weights[id];
+    keep_surprise(weights, count, written.bound, total);
+    const int64_t id = passed(weights, count, uniform);
+    written.bound -= past.mirostat_eta * (surprise(buffers.candidates[id].weight, total) - past.mirostat_tau);
+    return id;
 }
 
 }  // namespace scriven

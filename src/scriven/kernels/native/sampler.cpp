@@ -19,6 +19,9 @@ struct Workspace {
     float *mixed;  // (V,) and padding
     float *obeying;   // likewise: the logits that a rule leaves
     int64_t *states;  // (rows,) of the rules
+    float *adjusted;  // (V,) and padding: the logits with penalties
+    int64_t *written;  // (rows, longest_past + count): what rows with a past have written
+    double *bounds;    // (rows,) of mirostat
 };
 
 Workspace lay_out(const PackedModel &model, const SamplerWrite &writing, int64_t rows, Arena &arena) {
@@ -34,21 +37,27 @@ Workspace lay_out(const PackedModel &model, const SamplerWrite &writing, int64_t
     workspace.mixed = arena.take<float>(workspace.work.logits_stride);
     workspace.obeying = arena.take<float>(workspace.work.logits_stride);
     workspace.states = arena.take<int64_t>(rows);
+    if (writing.pasts) {
+        workspace.adjusted = arena.take<float>(workspace.work.logits_stride);
+        workspace.written = arena.take<int64_t>(rows * (writing.longest_past + writing.count));
+        workspace.bounds = arena.take<double>(rows);
+    }
     return workspace;
 }
 
 int64_t draw(const float *logits, int64_t count, const Drawing &drawing, double uniform,
-             const DrawBuffers &buffers) {
+             const DrawBuffers &buffers, const Written *written) {
     if (drawing.temperature == 0) return likeliest(logits, count);
     weigh(logits, buffers.weights, count, drawing.temperature);
-    return pick(buffers, count, drawing, uniform);
+    return written ? pick_after(*written, buffers, count, drawing, uniform) : pick(buffers, count, drawing, uniform);
 }
 
 // Draws as a rule allows, and moves the row's state. <unk> is the end of the text, and all that comes after it.
 int64_t draw_by(const RowRule &rule, int64_t &state, int64_t left, const float *logits, int64_t symbols,
-                const Drawing &drawing, double uniform, const Workspace &workspace) {
+                const Drawing &drawing, double uniform, const Workspace &workspace, const Written *written) {
     const bool any = constrain(logits, symbols, rule, state, left, workspace.buffers, workspace.obeying);
-    const int64_t id = any ? draw(workspace.obeying, symbols, drawing, uniform, workspace.buffers) : symbols - 1;
+    const int64_t id =
+        any ? draw(workspace.obeying, symbols, drawing, uniform, workspace.buffers, written) : symbols - 1;
     state = id == symbols - 1 ? -1 : rule.next[state * rule.width + rule.columns[id]];
     return id;
 }
@@ -94,6 +103,46 @@ const float *logits_of(int64_t row, int64_t place, const Mixer &mixer, const Wor
     return workspace.mixed;
 }
 
+// Draws a row's next id. `written` is null where the row has no past.
+int64_t draw_row(const PackedModel &model, const SamplerWrite &writing, int64_t begin, int64_t row, int64_t step,
+                 const float *logits, const Workspace &workspace, const Written *written) {
+    const Drawing &drawing = writing.drawing[begin + row];
+    const double uniform = writing.uniforms[step * writing.rows + begin + row];
+    const RowRule *rule = writing.rules ? writing.rules + begin + row : nullptr;
+    if (rule && rule->next)
+        return draw_by(*rule, workspace.states[row], rule->left - step, logits, model.symbols, drawing, uniform,
+                       workspace, written);
+    return draw(logits, model.symbols - 1, drawing, uniform, workspace.buffers, written);
+}
+
+// The same for a row with a past: from logits with penalties, and notes the id.
+int64_t draw_after(const PackedModel &model, const SamplerWrite &writing, int64_t begin, int64_t row, int64_t step,
+                   const float *logits, const Workspace &workspace) {
+    const RowPast &past = writing.pasts[begin + row];
+    int64_t *ids = workspace.written + row * (writing.longest_past + writing.count);
+    const int64_t count = past.count + step;
+    const Written written = {past, ids, count, workspace.bounds[row]};
+    adjust(logits, model.symbols, written, workspace.buffers, workspace.adjusted);
+    return ids[count] = draw_row(model, writing, begin, row, step, workspace.adjusted, workspace, &written);
+}
+
+// Copies what rows have written before the call into the workspace.
+void open_pasts(const SamplerWrite &writing, int64_t begin, const Workspace &workspace) {
+    for (int64_t row = 0; writing.pasts && row < workspace.work.rows; row++) {
+        const RowPast &past = writing.pasts[begin + row];
+        if (!past.bound) continue;
+        const int64_t at = row * (writing.longest_past + writing.count);
+        for (int64_t i = 0; i < past.count; i++) workspace.written[at + i] = past.ids[i];
+        workspace.bounds[row] = *past.bound;
+    }
+}
+
+// Copies the bounds after the call back.
+void close_pasts(const SamplerWrite &writing, int64_t begin, const Workspace &workspace) {
+    for (int64_t row = 0; writing.pasts && row < workspace.work.rows; row++)
+        if (writing.pasts[begin + row].bound) *writing.pasts[begin + row].bound = workspace.bounds[row];
+}
+
 // Draws and reads. Members that share the rows all draw the same ids, and the first one writes them.
 void write_rows(const PackedModel &model, const SamplerWrite &writing, const Mixer &mixer, int64_t begin,
                 Workspace &workspace) {
@@ -103,23 +152,25 @@ void write_rows(const PackedModel &model, const SamplerWrite &writing, const Mix
         memcpy(workspace.ids + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
     for (int64_t row = 0; writing.rules && row < work.rows; row++)
         workspace.states[row] = writing.rules[begin + row].state;
+    open_pasts(writing, begin, workspace);
     for (int64_t step = 0; step < writing.count; step++) {
         const int64_t first = step * writing.rows + begin, place = writing.seen + step;
         int64_t *ids = workspace.ids + place * work.rows;
         for (int64_t row = 0; row < work.rows; row++) {
             const float *logits = logits_of(row, place, mixer, workspace);
-            const Drawing &drawing = writing.drawing[begin + row];
-            const double uniform = writing.uniforms[first + row];
-            const RowRule *rule = writing.rules ? writing.rules + begin + row : nullptr;
-            ids[row] = rule && rule->next ? draw_by(*rule, workspace.states[row], rule->left - step, logits,
-                                                    model.symbols, drawing, uniform, workspace)
-                                          : draw(logits, model.symbols - 1, drawing, uniform, workspace.buffers);
+            ids[row] = writing.pasts && writing.pasts[begin + row].bound
+                           ? draw_after(model, writing, begin, row, step, logits, workspace)
+                           : draw_row(model, writing, begin, row, step, logits, workspace, nullptr);
         }
         if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
         if (writing.window)
             look_through(model, workspace, work, writing.window, place + 1);
         else
             read(model, work, ids, true);
+    }
+    if (writing.pasts) {
+        work.member.wait();  // until all have read the bounds
+        if (work.member.index == 0) close_pasts(writing, begin, workspace);
     }
 }
 

@@ -51,6 +51,19 @@ struct DrawBuffers {
 
 int64_t pick(const DrawBuffers &buffers, int64_t count, const Drawing &drawing, double uniform);
 
+// What a row has written so far, with the ids of this call, and mirostat's bound.
+struct Written {
+    const RowPast &past;
+    const int64_t *ids;  // (count,)
+    int64_t count;
+    double &bound;
+};
+
+int64_t pick_after(const Written &written, const DrawBuffers &buffers, int64_t count, const Drawing &drawing,
+                   double uniform);
+
+void adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to);
+
 bool constrain(const float *logits, int64_t symbols, const RowRule &rule, int64_t state, int64_t left,
                const DrawBuffers &buffers, float *to);
 

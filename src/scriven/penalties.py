@@ -1,0 +1,88 @@
+"""Changes logits by earlier characters of the text: a bias, penalties for repetition, and DRY.
+
+All of them look at the text that is being written, not at its prompt. `adjust` is the slow obvious way; native code
+computes the same. docs/sampling.md has the formulas and where they come from.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from scriven.arrays import Float32s, Float64s, Ids
+from scriven.settings import SamplingSettings
+
+LONGEST = 4096  # ids that a row remembers: repeat_last_n and dry_penalty_last_n have this bound
+DRY_MATCH = 64  # symbols of a repetition that DRY compares at most
+DRY_MOST = 1e6  # what DRY takes from a logit at most
+NOTHING = np.empty(0, np.int64)
+
+
+class Past(NamedTuple):
+    """What a row has written, and what of it changes the next draw.
+
+    `ids` (T,) are the last ids. `bound` (1,) is mirostat's, in bits: drawing changes it. `bias` (V,) is added to the
+    logits, or None.
+    """
+
+    ids: Ids
+    bound: Float64s
+    bias: Float32s | None = None
+
+    def copy(self) -> Past:
+        """Returns a past whose bound is its own."""
+        return self._replace(bound=self.bound.copy())
+
+    def advance(self, ids: Ids) -> Past:
+        """Returns the past after ids (T,) more, with the bound as it is now."""
+        return self._replace(ids=np.concatenate((self.ids, ids))[-LONGEST:])
+
+
+def begin_past(settings: SamplingSettings, bias: Float32s | None = None) -> Past | None:
+    """Returns the past of a new text, or None without a bias and without settings that need it."""
+    if bias is None and not settings.looks_back:
+        return None
+    return Past(NOTHING, np.array([2 * settings.mirostat_tau]), bias)
+
+
+def adjust(logits: Float64s, settings: SamplingSettings, past: Past) -> Float64s:
+    """Returns logits (V,) with the bias, the penalties and DRY, in this order, rounded to float32."""
+    found = logits.copy()
+    if past.bias is not None:
+        found += past.bias
+    if settings.repeat_last_n:
+        ids, counts = np.unique(past.ids[-settings.repeat_last_n :], return_counts=True)
+        own = found[ids]
+        if settings.repetition_penalty != 1:
+            own = np.where(own > 0, own / settings.repetition_penalty, own * settings.repetition_penalty)
+        found[ids] = own - (settings.presence_penalty + settings.frequency_penalty * counts)
+    if settings.dry_multiplier:
+        for symbol, length in _repeated(past.ids[-settings.dry_penalty_last_n :].tolist()).items():
+            if length >= settings.dry_allowed_length:
+                found[symbol] -= _dry_penalty(settings, length)
+    return found.astype(np.float32).astype(np.float64)
+
+
+def _repeated(ids: list[int]) -> dict[int, int]:
+    """Returns, for each symbol that would continue a repetition, the length of what it would repeat.
+
+    For "abc ab" that is 2 for "c", since "ab" was written twice.
+    """
+    found = dict[int, int]()
+    for place in range(len(ids) - 1):
+        length = 0
+        while length <= place and length < DRY_MATCH and ids[place - length] == ids[-1 - length]:
+            length += 1
+        if length:
+            found[ids[place + 1]] = max(found.get(ids[place + 1], 0), length)
+    return found
+
+
+def _dry_penalty(settings: SamplingSettings, length: int) -> float:
+    penalty = settings.dry_multiplier
+    for _ in range(length - settings.dry_allowed_length):
+        penalty *= settings.dry_base
+        if penalty >= DRY_MOST:
+            break
+    return min(penalty, DRY_MOST)
