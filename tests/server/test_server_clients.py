@@ -290,7 +290,7 @@ def test_openai_raises_the_errors_that_its_users_catch(client: openai.OpenAI) ->
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="nothing", prompt="a")
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="text", messages=[{"role": "user", "content": "a"}])
+        client.chat.completions.create(model="nothing", messages=[{"role": "user", "content": "a"}])
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="another-token-than-that").models.list()
 

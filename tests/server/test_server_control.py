@@ -1,4 +1,4 @@
-"""What a request may ask of its texts, with OpenAI's client: JSON of a schema, penalties, filters."""
+"""What a request may ask of its texts, with OpenAI's client: JSON of a schema, penalties, filters, chats."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any
 
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from live_server import serving
+from scriven.errors import UsageError
 from scriven.rules import Rule
+from scriven.server.app import make_app
+from scriven.server.chat import ChatTemplate
+from scriven.server.requests import ChatMessage
 from scriven.session import Model
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
@@ -106,3 +111,86 @@ def test_a_bias_rules_characters_in_or_out(client: openai.OpenAI) -> None:
     for wrong in ({"x": 1.0}, {"5000": 1.0}, {"-1": 1.0}):
         with pytest.raises(openai.BadRequestError, match="logit_bias"):
             ask(client, logit_bias=wrong)
+
+
+# --- chats
+
+MESSAGES: Any = [{"role": "system", "content": "ab"}, {"role": "user", "content": [{"type": "text", "text": "a cab"}]}]
+
+
+def test_a_chat_continues_its_messages(client: openai.OpenAI) -> None:
+    told = client.chat.completions.create(
+        model="json", messages=MESSAGES, max_tokens=40, seed=1, n=2, logprobs=True, top_logprobs=2
+    )
+    expected = list(JSON.samples(2, "ab\na cab", length=40, seed=1, temperature=1.0))
+    assert [each.message.content for each in told.choices] == expected
+    assert {each.message.role for each in told.choices} == {"assistant"}
+    assert told.object == "chat.completion"
+    assert told.usage is not None
+    assert told.usage.prompt_tokens == 8
+    same = client.completions.create(model="json", prompt="ab\na cab", max_tokens=40, seed=1, n=2, logprobs=2)
+    for choice, other in zip(told.choices, same.choices, strict=True):
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert other.logprobs is not None
+        assert [each.token for each in choice.logprobs.content] == other.logprobs.tokens
+        assert [each.logprob for each in choice.logprobs.content] == other.logprobs.token_logprobs
+        assert all(2 <= len(each.top_logprobs) <= 3 for each in choice.logprobs.content)
+        assert choice.finish_reason == other.finish_reason
+
+
+def test_a_chat_streams_as_openais_client_reads_it(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "json", "messages": MESSAGES, "max_tokens": 300, "seed": 1}
+    whole = client.chat.completions.create(**asked)
+    parts = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert parts[-1].usage == whole.usage
+    deltas = [each.choices[0].delta for each in parts[:-1]]
+    assert "".join(each.content or "" for each in deltas) == whole.choices[0].message.content
+    assert [each.role for each in deltas] == ["assistant", *[None] * (len(deltas) - 1)]
+    with client.chat.completions.stream(**asked) as stream, pytest.raises(openai.LengthFinishReasonError) as long:
+        stream.get_final_completion()
+    final = long.value.completion
+    assert final.choices[0].message.content == whole.choices[0].message.content
+    assert final.choices[0].message.role == "assistant"
+
+
+def test_a_chat_may_ask_for_json(client: openai.OpenAI) -> None:
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    told = client.chat.completions.create(model="json", messages=MESSAGES, response_format=schema, seed=2)
+    assert json.loads(told.choices[0].message.content or "")["b"] in ("cab", "dab")
+
+
+CHAT = [{"role": "user", "content": "hi {role}"}, {"role": "assistant", "content": "{content}"}]
+
+
+def test_a_template_names_roles_and_ends_an_answer() -> None:
+    roles = ChatTemplate.named("roles")
+    messages = [ChatMessage.model_validate(each) for each in CHAT]
+    assert roles.prompt(messages) == "user: hi {role}\nassistant: {content}\nassistant: "
+    assert roles.stop == "\n"
+    assert ChatTemplate.named("<{content}>").prompt(messages[:1]) == "<hi {role}><"
+    with pytest.raises(UsageError, match="--chat-template 'x': give plain or roles, or a text"):
+        ChatTemplate.named("x")
+    app = make_app({"json": JSON}, chat_template=ChatTemplate.named("a{content}b{role}"))
+    with TestClient(app) as local:
+        asked = {"messages": [{"role": "d", "content": "c"}], "max_tokens": 50, "seed": 3}
+        told = local.post("/v1/chat/completions", json=asked).json()["choices"][0]
+        assert told["message"]["content"] == JSON.sample("acbda", length=50, seed=3, temperature=1.0, stop=["b"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format: type is one of"),
+        ({"response_format": {"type": "json_object"}, "stop": "a"}, "stop may end a text"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "mean the same"),
+    ],
+)
+def test_a_chat_that_is_wrong_is_refused(client: openai.OpenAI, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.chat.completions.create(**{"model": "json", "messages": MESSAGES, **more})

@@ -273,7 +273,7 @@ def test_every_answer_in_json_is_held_against_its_schema() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/docs", 404), ("POST", "/v1/chat/completions", 404), ("GET", "/v1/completions", 405)],
+    [("GET", "/docs", 404), ("POST", "/v1/chat", 404), ("GET", "/v1/completions", 405)],
 )
 def test_what_is_not_there_has_a_way_out(client: httpx.Client, method: str, path: str, status: int) -> None:
     refused = client.request(method, path)

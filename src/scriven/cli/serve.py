@@ -26,6 +26,7 @@ from scriven.cli.common import (
     name_runs,
     note,
     note_slowness,
+    unescape,
     visible_line,
 )
 from scriven.errors import InputError, ScrivenError, UsageError
@@ -73,6 +74,13 @@ Training = Annotated[
 TextFolder = Annotated[
     FilePath, Parameter(help="folder of texts that people may train on, besides those that they paste into the page")
 ]
+ChatTemplate = Annotated[
+    str,
+    Parameter(
+        help="how the messages of /v1/chat/completions become a text to continue: plain (the messages are its lines), "
+        "roles, or a text such as '{role}: {content}\\n'. \\n means a line feed"
+    ),
+]
 Opens = Annotated[
     bool,
     Parameter(
@@ -94,6 +102,7 @@ def serve(
     allow_origin: Origins = None,
     training: Training = True,
     texts: TextFolder = None,
+    chat_template: ChatTemplate = "plain",
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: WritingPrecision = "auto",
@@ -103,14 +112,15 @@ def serve(
     """Serve models over HTTP: a web page to play with, and an OpenAI-compatible completions API.
 
     Open the address that it prints in a browser. The API is described in docs/server.md:
-    POST /v1/completions writes, POST /score measures how surprising a text is,
-    GET /v1/models lists the models, GET /openapi.json lists every path.
+    POST /v1/completions writes, POST /v1/chat/completions does so for clients that only chat,
+    POST /score measures how surprising a text is, GET /v1/models lists the models, GET /openapi.json lists every path.
 
     Each model has the name of its run's folder. While a run is still training, the server switches to each new best
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
     Without a model, the page trains a first one.
     """
     check_can_serve()
+    from scriven.server import chat
     from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
     from scriven.server.http_limits import Serving, configuration
     from scriven.server.renewal import ServedCheckpoint
@@ -118,6 +128,7 @@ def serve(
     from scriven.server.security import Guard, policy
     from scriven.server.trainings import TrainingPolicy, why_refused
 
+    template = chat.ChatTemplate.named(unescape("--chat-template", chat_template))
     folders, host = _find_folders(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     hosts, origins = allow_host or (), allow_origin or ()
     who = policy(
@@ -152,7 +163,7 @@ def serve(
     _say(f"serving {', '.join(models)} at {address}" if models else f"{NO_MODEL_YET} at {address}")
     _raise_file_limit(LIMITS.connections)
     trainings = TrainingPolicy(new_source, texts, refusal)
-    app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings)
+    app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings, chat_template=template)
     if open_browser:
         _open_page(address, folders.values())
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import completions, extraction, metrics, openapi, scoring, utility_routes
+from scriven.server import chat, completions, extraction, metrics, openapi, scoring, utility_routes
 from scriven.server.renewal import ServedCheckpoint, renew
 from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError, internal_error
@@ -94,6 +94,7 @@ def page_routes() -> list[Route]:
 
 ROUTES = (
     Route("/v1/completions", completions.completions, methods=["POST"]),
+    Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
     Route("/v1/models", utility_routes.models, methods=["GET"]),
     Route("/v1/models/{model}", utility_routes.model, methods=["GET"]),
     Route("/tokenizer_info", utility_routes.tokenizer_info, methods=["GET"]),
@@ -108,8 +109,9 @@ ROUTES = (
     Route("/metrics", metrics.metrics, methods=["GET"]),
     Route("/openapi.json", openapi.openapi, methods=["GET"]),
 )
+PLAIN = chat.ChatTemplate()
 OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
-WAY_OUT = "use POST /v1/completions to generate text (there is no chat); /openapi.json lists all paths"
+WAY_OUT = "use POST /v1/completions to generate text; /openapi.json lists all paths"
 NO_TRAININGS = TrainingPolicy(ServedCheckpoint, refusal="this server was started with --no-training")
 STREAMED = ("/score",)  # paths that accept text/plain of any length
 UPLOADS = ("/extract",)  # paths that accept a file
@@ -123,12 +125,13 @@ def make_app(
     sources: Mapping[str, ServedCheckpoint] | None = None,
     report: Callable[[str], object] = log.warning,
     trainings: TrainingPolicy[ServedCheckpoint] = NO_TRAININGS,
+    chat_template: chat.ChatTemplate = PLAIN,
 ) -> Starlette:
     """Returns the application that serves these models by name. Its engines run while it runs.
 
     `runs` are folders of runs whose training the page shows. Newer checkpoints of `sources` are loaded while the server
-    runs; `report` gets a line about each. `trainings` says what people may train. `app.state.end()`
-    makes all current requests end soon, and trainings save.
+    runs; `report` gets a line about each. `trainings` says what people may train, `chat_template` how the messages of a
+    chat become a prompt. `app.state.end()` makes all current requests end soon, and trainings save.
     """
     runs, sources = dict(runs or {}), dict(sources or {})  # the page may add some
     server = ServerState({name: ServedModel(name, model, limits) for name, model in models.items()}, limits)
@@ -169,7 +172,7 @@ def make_app(
         exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False
-    app.state.server, app.state.end = server, end
+    app.state.server, app.state.end, app.state.chat_template = server, end, chat_template
     return app
 
 

@@ -8,7 +8,7 @@ import copy
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -57,6 +57,7 @@ EVENTS = "text/event-stream; charset=utf-8"
 UNKNOWN_CHARACTERS = 10  # in an answer at most
 
 Usage = dict[str, int]
+Shape = Callable[[dict[str, Any]], dict[str, Any]]  # of an answer or an event
 Logprobs = dict[str, list[Any] | None]
 
 
@@ -130,7 +131,15 @@ class Tokens:
 
 async def completions(request: Request) -> Response:
     """POST /v1/completions: generates texts."""
-    body = await parse_request(request, CompletionBody)
+    return await respond(request, await parse_request(request, CompletionBody))
+
+
+def _unshaped(reply: dict[str, Any]) -> dict[str, Any]:
+    return reply
+
+
+async def respond(request: Request, body: CompletionBody, shape: Shape = _unshaped) -> Response:
+    """Answers a request for completions. Answers and events are given the `shape` of another API, if it has one."""
     server = server_of(request)
     served = server.model_named(body.model)
     context, characters = server.context(served, body.state)
@@ -138,7 +147,7 @@ async def completions(request: Request) -> Response:
         learned = context
         served, context = await run_apart(LONG_ANSWER, lambda: _writing_model(server, served, learned))
     completion = await run_apart(
-        _estimate_size(body), lambda: CompletionRequest(server, served, body, context, characters)
+        _estimate_size(body), lambda: CompletionRequest(server, served, body, context, characters, shape)
     )
     own = served.learned is not None
     with server.run_adapted(served) if own else contextlib.nullcontext():
@@ -176,7 +185,13 @@ class CompletionRequest:
     """A checked request for completions: its prompts as ids, its jobs, and its choices."""
 
     def __init__(
-        self, server: ServerState, served: ServedModel, body: CompletionBody, context: Context, characters: int
+        self,
+        server: ServerState,
+        served: ServedModel,
+        body: CompletionBody,
+        context: Context,
+        characters: int,
+        shape: Shape = _unshaped,
     ) -> None:
         """The prompts continue from a context of this many `characters`.
 
@@ -184,6 +199,7 @@ class CompletionRequest:
         """
         self.server, self.served, self.body = server, served, body
         self.context, self.characters = context, characters
+        self._shape = shape
         self.id = "cmpl-" + secrets.token_hex(12)
         self.created = int(time.time())
         self._received: float | None = time.monotonic()  # None once a symbol was generated
@@ -265,7 +281,7 @@ class CompletionRequest:
         head["system_fingerprint"] = self.served.fingerprint
         unknown = {"unknown_characters": self.unknown} if self.unknown else {}
         counted = {} if usage == {} else {"usage": usage}
-        return {**head, **unknown, "choices": choices, **counted}
+        return self._shape({**head, **unknown, "choices": choices, **counted})
 
     @cached_property
     def unknown(self) -> list[str]:
@@ -473,4 +489,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["Logprobs", "Tokens", "completions"]
+__all__ = ["Logprobs", "Tokens", "completions", "respond"]

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.server.requests import (
+    ChatBody,
     CompletionBody,
     DetokenizeBody,
     RequestBody,
@@ -80,6 +81,59 @@ class CompletionReply(Reply):
     )
     choices: list[CompletionChoiceReply]
     usage: UsageReply | None = None
+
+
+class ChatTokenReply(Reply):
+    """A token of a chat's answer."""
+
+    token: str
+    logprob: float | None
+    bytes: list[int]
+
+
+class ChatTokenWithTopReply(ChatTokenReply):
+    """A token, and those that were likeliest in its place."""
+
+    top_logprobs: list[ChatTokenReply]
+
+
+class ChatLogprobsReply(Reply):
+    """The tokens of an answer."""
+
+    content: list[ChatTokenWithTopReply]
+    refusal: None
+
+
+class ChatMessageReply(Reply):
+    """An answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoiceReply(Reply):
+    """An answer. Events have `delta` in place of `message`: its next piece, and in the first one the role."""
+
+    index: int
+    message: ChatMessageReply
+    logprobs: ChatLogprobsReply | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatReply(Reply):
+    """Answers to the messages of a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    unknown_characters: list[str] = Field(
+        [], description="characters of the prompt that the model does not know; left out if there are none"
+    )
+    choices: list[ChatChoiceReply]
+    usage: UsageReply
 
 
 class ModelEntryReply(Reply):
@@ -285,7 +339,7 @@ LINES = "application/x-ndjson"
 EVENTS = "text/event-stream"
 PLAIN = "text/plain"
 OPENMETRICS = "application/openmetrics-text"
-BODIES = (CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
+BODIES = (ChatBody, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
 REFUSALS = {
     400: "the request is not valid",
     401: "the token is missing or wrong",
@@ -341,6 +395,7 @@ class Operation:
 
 OPERATIONS = (
     Operation("post", "/v1/completions", "Generate texts.", CompletionReply, CompletionBody, (EVENTS,)),
+    Operation("post", "/v1/chat/completions", "Continue a chat.", ChatReply, ChatBody, (EVENTS,)),
     Operation("get", "/v1/models", "The served models.", ModelListReply),
     Operation("get", "/v1/models/{model}", "One of the served models.", ModelEntryReply),
     Operation("get", "/tokenizer_info", "Facts about token ids.", TokenizerInfoReply, query=(MODEL,)),

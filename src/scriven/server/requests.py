@@ -51,6 +51,7 @@ class Limits:
     score_characters: int = _bound(1_000_000, "characters of a text to score if the answer is in one piece")
     texts: int = _bound(128, "texts of one request: prompts times n")
     max_tokens: int = _bound(100_000, "characters to generate for each text")
+    messages: int = _bound(1000, "messages of a chat")
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
     biases: int = _bound(1024, "characters of a logit_bias")
@@ -132,6 +133,21 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "return_token_ids": (False,),
     "priority": (0,),
 }
+
+
+UNSUPPORTED_CHATS: Mapping[str, tuple[Any, ...]] = {
+    name: values for name, values in UNSUPPORTED_COMPLETIONS.items() if name != "suffix"
+} | {
+    "parallel_tool_calls": (True, False),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+CHAT_LENGTH = 500  # characters of an answer, unless max_tokens says so
 
 
 def check_supported(values: Mapping[str, Any], unsupported: Mapping[str, Sequence[Any]]) -> None:
@@ -240,14 +256,19 @@ def _schema_of(response_format: Mapping[str, Any]) -> Any:
     return {"type": "object"} if kind == "json_object" else None
 
 
-class CompletionBody(RequestBody):
-    """POST /v1/completions."""
+class ContentPart(RequestBody):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class TextBody(RequestBody):
+    """What completions and chats have in common."""
 
     model: Annotated[str, NULLABLE] = Field(
         "", description="name of the model; may be left out if the server has only one"
     )
-    prompt: Annotated[Prompt, NULLABLE] = Field("", description="text to continue: a text, texts, ids, or lists of ids")
-    max_tokens: Annotated[int, NULLABLE] = Field(16, ge=0, le=LIMITS.max_tokens, description="characters to generate")
     max_completion_tokens: int | None = Field(
         None, ge=0, le=LIMITS.max_tokens, description="another name for max_tokens"
     )
@@ -272,12 +293,6 @@ class CompletionBody(RequestBody):
         {}, max_length=LIMITS.biases, description="what is added to the logits of characters, by id"
     )
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
-    best_of: Annotated[int, NULLABLE] = Field(
-        1,
-        ge=1,
-        le=LIMITS.texts,
-        description="texts to generate for each prompt; the n with the highest mean log-probability are returned",
-    )
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops, fail_fast=True)], NULLABLE] = Field(
         [], description="ends the text before the first of these strings"
     )
@@ -294,36 +309,14 @@ class CompletionBody(RequestBody):
         {}, description="the same as OpenAI has it: json_schema, json_object (any object), or text"
     )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
-    logprobs: int | None = Field(
-        None,
-        ge=0,
-        le=LIMITS.logprobs,
-        description="return log-probabilities, also of this number of the most likely characters",
-    )
-    echo: Annotated[bool, NULLABLE] = Field(False, description="return the prompt too")
     stream: Annotated[bool, NULLABLE] = Field(False, description="return server-sent events")
     stream_options: Annotated[StreamOptions, NULLABLE] = StreamOptions()
     ignore_eos: Annotated[bool, NULLABLE] = Field(False, description="continue after the end of a document")
-    state: Annotated[str, NULLABLE] = Field("", max_length=64, description="saved state to continue from")
-    save_state: Annotated[bool, NULLABLE] = Field(False, description="save the state after each text")
     user: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
     metadata: Annotated[dict[str, Any], NULLABLE] = Field({}, description="accepted, without effect")
     request_id: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
     prompt_cache_key: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
     safety_identifier: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
-    add_special_tokens: Annotated[bool, NULLABLE] = Field(True, description="accepted; there are no special tokens")
-    unsupported = UNSUPPORTED_COMPLETIONS
-    model_config = ConfigDict(json_schema_extra=lambda schema: add_unsupported(schema, UNSUPPORTED_COMPLETIONS))
-
-    @property
-    def length(self) -> int:
-        """How many symbols to generate for each text at most."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-
-    @property
-    def texts(self) -> int:
-        """How many texts to generate for each prompt."""
-        return max(self.n, self.best_of)
 
     @property
     def stops(self) -> list[str]:
@@ -355,7 +348,7 @@ class CompletionBody(RequestBody):
         return given + (["response_format"] if _schema_of(self.response_format) is not None else [])
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _one_rule(self) -> Self:
         if len(self.rule_fields) > 1:
             raise ValueError(f"{' and '.join(self.rule_fields)} both say what the text is; give one of them")
         if self.rule_fields and self.stops:
@@ -365,6 +358,45 @@ class CompletionBody(RequestBody):
             raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
+        return self
+
+
+class CompletionBody(TextBody):
+    """POST /v1/completions."""
+
+    prompt: Annotated[Prompt, NULLABLE] = Field("", description="text to continue: a text, texts, ids, or lists of ids")
+    max_tokens: Annotated[int, NULLABLE] = Field(16, ge=0, le=LIMITS.max_tokens, description="characters to generate")
+    best_of: Annotated[int, NULLABLE] = Field(
+        1,
+        ge=1,
+        le=LIMITS.texts,
+        description="texts to generate for each prompt; the n with the highest mean log-probability are returned",
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=LIMITS.logprobs,
+        description="return log-probabilities, also of this number of the most likely characters",
+    )
+    echo: Annotated[bool, NULLABLE] = Field(False, description="return the prompt too")
+    state: Annotated[str, NULLABLE] = Field("", max_length=64, description="saved state to continue from")
+    save_state: Annotated[bool, NULLABLE] = Field(False, description="save the state after each text")
+    add_special_tokens: Annotated[bool, NULLABLE] = Field(True, description="accepted; there are no special tokens")
+    unsupported = UNSUPPORTED_COMPLETIONS
+    model_config = ConfigDict(json_schema_extra=lambda schema: add_unsupported(schema, UNSUPPORTED_COMPLETIONS))
+
+    @property
+    def length(self) -> int:
+        """How many symbols to generate for each text at most."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def texts(self) -> int:
+        """How many texts to generate for each prompt."""
+        return max(self.n, self.best_of)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.stream and self.best_of > self.n:
             raise ValueError(
                 f"best_of {self.best_of}: the best texts are only known when all are done; leave out stream, "
@@ -375,6 +407,49 @@ class CompletionBody(RequestBody):
                 f"max_tokens {self.max_tokens} and max_completion_tokens {self.length} mean the same; give one of them"
             )
         return self
+
+
+class ChatMessage(RequestBody):
+    """A message of a chat."""
+
+    role: str = Field(max_length=64, description="system, user, assistant or another name; the template may show it")
+    content: str | Annotated[list[ContentPart], Field(max_length=100, fail_fast=True)]
+    name: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
+    unsupported = {"refusal": ("",), "tool_calls": ([],), "annotations": ([],), "audio": (), "function_call": ()}
+
+    @property
+    def text(self) -> str:
+        """What the message says."""
+        return self.content if isinstance(self.content, str) else "".join(each.text for each in self.content)
+
+
+class ChatBody(TextBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=LIMITS.messages, fail_fast=True)] = Field(
+        description="one prompt is made of them, by the server's template"
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, le=LIMITS.max_tokens, description=f"characters to generate; unless given, {CHAT_LENGTH}"
+    )
+    logprobs: Annotated[bool, NULLABLE] = Field(False, description="return log-probabilities")
+    top_logprobs: Annotated[int, NULLABLE] = Field(0, ge=0, le=LIMITS.logprobs, description="also of this number")
+    unsupported = UNSUPPORTED_CHATS
+    model_config = ConfigDict(json_schema_extra=lambda schema: add_unsupported(schema, UNSUPPORTED_CHATS))
+
+    def completion(self, prompt: str, stop: str) -> CompletionBody:
+        """Returns the completion of a prompt that is the same, and that also ends before `stop`, unless it has a rule.
+
+        Raises ApiError, 400, if something does not go together.
+        """
+        values = self.model_dump(exclude_unset=True, exclude={"messages", "logprobs", "top_logprobs"})
+        if self.max_tokens is None:
+            values = {name: value for name, value in values.items() if name != "max_tokens"}
+            values |= {} if self.max_completion_tokens is not None else {"max_tokens": CHAT_LENGTH}
+        values |= {"prompt": prompt, "logprobs": self.top_logprobs if self.logprobs else None}
+        if stop and not self.rule_fields:
+            values["stop"] = [*self.stops, stop]
+        return validate_body(CompletionBody, values)
 
 
 ADAPT = "learn from the text after it was scored, with weights of the state's own; a state that learns goes on learning"
@@ -464,6 +539,11 @@ def parse_body(kind: type[AnyBody], data: bytes) -> AnyBody:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(values, dict):
         raise ApiError(400, f"the body must be a JSON object, not {str(values)[:40]!r}", code="invalid_json")
+    return validate_body(kind, values)
+
+
+def validate_body(kind: type[AnyBody], values: Mapping[str, Any]) -> AnyBody:
+    """The body of these values. Raises ApiError, 400, as `parse_body`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
