@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -609,13 +610,16 @@ def load(
     return made
 
 
-def load_session(path: str | Path, model: Model | None = None) -> Session:
+def load_session(path: str | Path, model: Model | None = None, *, seed: int | None = None) -> Session:
     """Returns the session that `Session.save` wrote to a file.
 
-    Its model is loaded again, from the same checkpoint, unless a `model` with those weights is given. Raises InputError
-    if the file is not a session, or is bound to other weights than the model has now.
+    Its model is loaded again, from the same checkpoint, unless a `model` with those weights is given. With a `seed`,
+    the session draws by that from here on. Raises InputError if the file is not a session, or is bound to other weights
+    than the model has now.
     """
     saved = SavedSession.read(path)
+    if seed is not None:
+        saved = replace(saved, random=np.random.default_rng(first_seed(seed)))
     return Session._of(saved, _reopen(saved.origin) if model is None else model)
 
 

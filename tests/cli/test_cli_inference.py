@@ -144,6 +144,42 @@ def test_sample_by_rules(run: str, model: Model, capsys: pytest.CaptureFixture[s
     assert [line[0] + line[-3:] for line in lines] == ["bing", "eing"]
 
 
+def test_sample_continues_from_a_state(
+    run: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    main(["sample", run, "--prompt", "the ", "--length", "30", "--seed", "5", "--save-state", first])
+    text = "the " + model.sample("the ", length=30, seed=5)
+    assert capsys.readouterr().out in (text, text + "\n")
+    main(["sample", run, "--state", first, "--length", "9", "--prompt", "an", "--seed", "2", "--save-state", second])
+    more = "an" + model.sample(text + "an", length=9, seed=2)
+    assert capsys.readouterr().out in (more, more + "\n")
+    texts = set[str]()
+    for _ in range(2):
+        main(["sample", run, "--state", second, "--length", "40", "--save-state", second])
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 2
+    for flags in (["--count", "2"], ["--json"], ["--novelty"]):
+        assert f"{flags[0]}: a state is one text's" in failure(capsys, "sample", run, "--state", first, *flags)[1]
+    (tmp_path / "mine").write_text("a letter")
+    assert "is no saved state" in failure(capsys, "sample", run, "--save-state", str(tmp_path / "mine"))[1]
+    assert "mine is" in failure(capsys, "sample", run, "--state", str(tmp_path / "mine"))[1]
+    assert (tmp_path / "mine").read_text() == "a letter"
+
+
+def test_a_state_belongs_to_its_checkpoint(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, other = str(tmp_path / "state"), tmp_path / "other"
+    main(["sample", run, "--length", "3", "--save-state", state])
+    opened = open_run(Path(run))
+    made = create_run(other, opened.settings, opened.vocabulary, {"texts": ["text.txt"], "corpus": "none"})
+    torch.manual_seed(2)
+    weights = CharLM(opened.settings.model, opened.vocabulary.size).state_dict()
+    validation = {"nats": 20.0, "characters": 10, "bytes": 10}
+    made.save(weights, {}, {"step": 1, "characters": 1, "validation": validation}, best=1)
+    capsys.readouterr()
+    assert "the session is of other weights" in failure(capsys, "sample", str(other), "--state", state)[1]
+
+
 def test_sample_by_a_schema(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "schema.json").write_text('{"enum": ["a", "be"]}')
     flags = ["--json-schema", str(tmp_path / "schema.json"), "--length", "4"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +32,7 @@ from scriven.cli.common import (
     reading_settings,
     unescape,
 )
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from scriven.corpus.decoding import ReadCounts
     from scriven.results import WrittenText
     from scriven.rules import Rule
-    from scriven.session import Model
+    from scriven.session import Model, Session
 
 DEFAULTS = SamplingSettings()
 ITEMS = 10  # texts of a model of lines, such as names, unless --count says otherwise
@@ -119,6 +120,12 @@ Novelty = Annotated[
         "word for word"
     ),
 ]
+State = Annotated[
+    FilePath, Parameter(help="continue from the state in this file, which --save-state wrote for the same checkpoint")
+]
+SaveState = Annotated[
+    FilePath, Parameter(help="save the state after the text to this file; only another saved state is replaced")
+]
 Interactive = Annotated[
     Switch,
     Parameter(
@@ -154,6 +161,8 @@ def sample(
     acrostic: Acrostic = None,
     rhyme: Rhyme = None,
     json_schema: JsonSchema = None,
+    state: State = None,
+    save_state: SaveState = None,
     novelty: Novelty = False,
     interactive: Interactive = False,
     choose: Choose = False,
@@ -179,6 +188,10 @@ def sample(
     _check_novelty(novelty, interactive, until_end is not False)
     rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
     rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop)
+    files = StateFiles(state, save_state)
+    files.check(
+        {"--count": count is not None and count > 1, "--json": as_json, "--novelty": novelty, "--choose": choose}
+    )
     if choose:
         unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
         unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
@@ -197,13 +210,21 @@ def sample(
     lines = model.settings.corpus.documents == "lines"
     writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
     prompt = _prompt(model, prompt, prompt_file, choices)
+    if files.given:
+        count = 1
     if count is None:  # whole items, unless all would be the same or would repeat the items of the prompt
         count = ITEMS if lines and writing["until_end"] and writing["temperature"] and "\n" not in prompt else 1
     _note_unknown(model, prompt)
     if choose:
         _choose(model, prompt, length)
-    elif interactive:
-        _converse(model, prompt, seed, writing)
+    elif interactive or files.given:
+        session = files.session(model, seed)
+        if interactive:
+            _converse(model, session, prompt, writing)
+        else:
+            session.read(prompt)
+            _show(prompt, session.write(piece=_piece(), **writing))
+        files.save(session)
     elif count == 1 and not (as_json or novelty):
         _show(prompt, _stream(model, prompt, seed, writing))
     else:
@@ -212,9 +233,55 @@ def sample(
 
 def _stream(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> Iterator[str]:
     """Returns what yields a text as it is written, in small pieces if somebody sees them."""
+    return model.stream(prompt, seed=seed, piece=_piece(), **writing)
+
+
+def _piece() -> int:
+    """Returns how many symbols are written at once at most."""
     from scriven.inference.generation import LIVE, UNSEEN
 
-    return model.stream(prompt, seed=seed, piece=LIVE if sys.stdout.isatty() else UNSEEN, **writing)
+    return LIVE if sys.stdout.isatty() else UNSEEN
+
+
+@dataclass(frozen=True)
+class StateFiles:
+    """The files that a text continues from, and that the state after it is saved to."""
+
+    before: Path | None
+    after: Path | None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return bool(self.before or self.after)
+
+    def check(self, unused: Mapping[str, bool]) -> None:
+        """Raises UsageError with flags that are about several texts, and InputError if a file would be lost."""
+        flags = [flag for flag, given in unused.items() if given]
+        if self.given and flags:
+            raise UsageError(f"{flags[0]}: a state is one text's, continued or saved as it is shown; drop one of them")
+        if self.after is not None and self.after.exists():
+            from scriven.inference.saved_session import SavedSession
+
+            try:
+                SavedSession.read(self.after)
+            except InputError:
+                raise InputError(
+                    f"--save-state {self.after} is there already, and is no saved state; choose another name"
+                ) from None
+
+    def session(self, model: Model, seed: int | None) -> Session:
+        """Returns the session to write in. Raises InputError if its file is not a state of this checkpoint."""
+        from scriven.session import first_seed, load_session
+
+        if self.before is None:
+            return model.session(seed=seed)
+        return load_session(self.before, model, seed=first_seed(seed))
+
+    def save(self, session: Session) -> None:
+        """Saves the session, if a file was named. Raises InputError if it cannot be written."""
+        if self.after is not None:
+            session.save(self.after)
 
 
 def _choose(model: Model, prompt: str, length: int) -> None:
@@ -404,9 +471,9 @@ def _note_unknown(model: Model, text: str) -> None:
             note(f"the prompt {describe_form(form)}; give it in {form}")
 
 
-def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
+def _converse(model: Model, session: Session, prompt: str, writing: dict[str, Any]) -> None:
     """Continues each line typed. The model reads exactly what the screen shows, with line ends."""
-    session, until_end = model.session(seed=seed), writing["until_end"]
+    until_end = writing["until_end"]
     model.pen(until_end=until_end)  # an error comes before anything is typed
     if sys.stdin.isatty():
         sys.stderr.write(f"Type a line, and the model continues it; {LEAVE} on a new line ends.\n")
