@@ -36,8 +36,8 @@ MAP = """
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook
     results session own_loop archives
-    exchange exchange.exported exchange.plain_torch exchange.folders exchange.onnx_graph exchange.html_page
-    exchange.packing exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
+    exchange exchange.exported exchange.plain_torch transformers exchange.folders exchange.onnx_graph
+    exchange.html_page exchange.packing exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
     exchange.foreign_files
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from scriven.exchange.exported import ExportedModel
 
 To = Annotated[
-    Literal["torch", "onnx", "safetensors", "html"],
+    Literal["torch", "onnx", "transformers", "safetensors", "html"],
     Parameter(
         name="--to",
         help="torch: a folder with a state dict for torch's own modules, and a Python file that loads it without "
-        "Scriven. onnx: one file for onnxruntime and others. safetensors: a folder with weights, config.json and "
-        "vocabulary for any program; docs/format.md describes it. html: one page for a browser, offline and on phones "
-        "too: it writes, shows alternatives, and reads a text",
+        "Scriven. onnx: one file for onnxruntime and others. transformers: a folder that Hugging Face's library opens "
+        "after import scriven.transformers. safetensors: a folder with weights, config.json and vocabulary for any "
+        "program; docs/format.md describes it. html: one page for a browser, offline and on phones too: it writes, "
+        "shows alternatives, and reads a text",
     ),
 ]
 Numbers = Annotated[
@@ -61,8 +62,8 @@ def export(
     """Write a trained model for other programs. What a format cannot hold is said, and never dropped silently.
 
     An export is the network of the run. Counts of the training text stay behind, unless --with-counts takes them along:
-    compare with scriven score --counts none. Before an export to torch or onnx is put in its place, its logits are
-    compared with the run's.
+    compare with scriven score --counts none. Before an export to torch, onnx or transformers is put in its place, its
+    logits are compared with the run's.
 
     Parameters
     ----------
@@ -125,13 +126,13 @@ def _ending(to: str, precision: str) -> str:
 
 def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32", "int8"]) -> float | None:
     """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
-    from scriven.exchange.folders import write_safetensors, write_torch
+    from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
     from scriven.exchange.onnx_graph import write_onnx
 
     if to == "onnx":
         return write_onnx(model, target, precision)
-    if to == "torch":
-        return write_torch(model, target)
+    if to in ("torch", "transformers"):
+        return (write_torch if to == "torch" else write_transformers)(model, target)
     write_safetensors(model, target)
     return None
 

@@ -125,12 +125,15 @@ class ExportedModel:
             )
         return found
 
-    def largest_difference(self, compute: Compute, rounded: Mapping[str, Float32s] | None = None) -> float:
+    def largest_difference(
+        self, compute: Compute, rounded: Mapping[str, Float32s] | None = None, *, forgets: bool = False
+    ) -> float:
         """Returns how far logits that `compute` gives are from Scriven's, for random symbols read in two pieces.
 
         The difference is divided by the largest logit, if that is above 1. With weights that were `rounded`, by the
-        names of an export, they are compared with a network of these. Raises InputError if the logits differ by more
-        than rounding does, so that no wrong export is left behind.
+        names of an export, they are compared with a network of these. `forgets` says that `compute` reads a boundary
+        from a zero state by itself. Raises InputError if the logits differ by more than rounding does, so that no wrong
+        export is left behind.
         """
         network, symbols = self.network, self.vocabulary.size
         if rounded is not None:
@@ -143,7 +146,7 @@ class ExportedModel:
         other: Any = None
         largest = 0.0
         for ids in np.split(drawn, [CHECKED_STEPS // 3]):
-            wanted, state = network.read(ids, state, None)
+            wanted, state = network.read(ids, state, ids == self.vocabulary.boundary if forgets else None)
             found, other = compute(ids, other)
             scale = max(1.0, float(np.abs(wanted).max()))
             largest = max(largest, float(np.abs(wanted - found).max()) / scale)

@@ -1,4 +1,4 @@
-"""Writes an export as a folder: weights as safetensors, or as a state dict of torch with the loader's source."""
+"""Writes an export as a folder: weights as safetensors, for transformers too, or as a state dict with its loader."""
 
 from __future__ import annotations
 
@@ -23,15 +23,36 @@ SAFETENSORS_FILE, TORCH_FILE, LOADER_FILE = "model.safetensors", "model.pt", "lo
 def write_safetensors(model: ExportedModel, folder: Path) -> None:
     """Writes weights, description and vocabulary into a new folder. Raises UsageError if its name is taken."""
     with create_folder(folder) as work:
-        metadata = {"format": "pt", "config": json.dumps(model.config)}
-        write_flushed(work / SAFETENSORS_FILE, *encode(model.weights, metadata))
+        _write_weights(model, work)
         _write_description(model, work)
+
+
+def write_transformers(model: ExportedModel, folder: Path) -> float:
+    """Writes weights, description and tokenizer into a new folder, for the classes of `scriven.transformers`.
+
+    Returns how far the logits of the written model are from the run's. Raises UsageError if the name is taken, or if
+    transformers or torch is not installed; InputError if the logits differ.
+    """
+    try:
+        from scriven import transformers  # noqa: PLC0415 - other exports do not need it
+    except ImportError as error:  # not installed, or another version
+        raise UsageError(
+            "scriven export --to transformers needs torch and transformers 5.24 or newer; install them with: "
+            f"pip install 'scriven[transformers]' ({error})"
+        ) from None
+    with create_folder(folder) as work:
+        _write_weights(model, work)
+        write_flushed(work / VOCABULARY_FILE, model.vocabulary.to_json().encode())
+        transformers.write_description(model.config, model.settings, model.run.settings.corpus, work)
+        for path in work.iterdir():
+            flush_file(path)
+        return model.largest_difference(transformers.logits_of(work), forgets=True)
 
 
 def write_torch(model: ExportedModel, folder: Path) -> float:
     """Writes a state dict of torch, its loader's source, description and vocabulary into a new folder.
 
-    Returns how far the logits of what was written are from the run's. Raises UsageError if torch's modules cannot hold
+    Returns how far the logits of the written model are from the run's. Raises UsageError if torch's modules cannot hold
     the model, or if the name is taken; InputError if the logits differ.
     """
     check_torch_holds(model)
@@ -63,6 +84,11 @@ def check_torch_holds(model: ExportedModel) -> None:
             f"torch's {settings.cell.upper()} has no activation but tanh, and this model has "
             f"{settings.activation}; use --to onnx, or --to safetensors and equations of your own"
         )
+
+
+def _write_weights(model: ExportedModel, folder: Path) -> None:
+    metadata = {"format": "pt", "config": json.dumps(model.config)}
+    write_flushed(folder / SAFETENSORS_FILE, *encode(model.weights, metadata))
 
 
 def _write_description(model: ExportedModel, folder: Path) -> None:
