@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Started,
         Stepped,
     )
+    from scriven.inference.proofreading import Suggestion
     from scriven.loss import Loss
     from scriven.model import CharLM
     from scriven.own_loop import build_corpus, iterate_batches, register_cell, register_optimizer, save_run
@@ -75,6 +76,7 @@ __all__ = [
     "Step",
     "Stepped",
     "Stop",
+    "Suggestion",
     "TerminalReport",
     "TrainedRun",
     "UsageError",
@@ -124,6 +126,7 @@ _HOMES = {
     "Score": "scriven.results",
     "Session": "scriven.session",
     "Step": "scriven.results",
+    "Suggestion": "scriven.inference.proofreading",
     "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",
     "WrittenText": "scriven.results",

@@ -57,6 +57,7 @@ from scriven.vocabulary import Vocabulary, check_ids
 if TYPE_CHECKING:
     from scriven.inference.adaptive_mixture import AnyReader
     from scriven.inference.boundaries import Punctuation, Spaces
+    from scriven.inference.proofreading import Suggestion
     from scriven.report.metrics import Metrics
     from scriven.report.plot import By, Plot
 
@@ -409,6 +410,44 @@ class Model:
             pieces = surprisals_of_text(self.predictor, chunks)
         tables = unit_tables.unit_tables(self.vocabulary, check_scored(pieces), rule, places=places, names=names)
         return [dict(zip(names, row, strict=True)) for table in tables for row in zip(*table.values(), strict=True)]
+
+    def document_ids(self, text: str) -> Ids:
+        """Returns the ids (symbols,) of a text that is one document, with its end.
+
+        Raises UsageError if it is empty or several documents, or if the model knows no documents.
+        """
+        ids, boundary = self.read_ids(text), self.vocabulary.boundary
+        if boundary is None:
+            raise UsageError("texts of this model never end; train a model of names, with corpus.documents lines")
+        if not ids.size or (ids == boundary).any():
+            parts = "several documents" if ids.size else "empty"
+            raise UsageError(f"text {text!r} is {parts}; give one document, such as a line without its end")
+        return np.append(ids, np.int64(boundary))
+
+    def rank_texts(self, texts: Several, *, samples: int = 10_000, seed: int = 1) -> list[dict[str, Any]]:
+        """Returns a row for each text: how many guesses it takes to come to it, from the model's likeliest text on.
+
+        `guesses` is estimated from `samples` texts that the model writes, and the true number is from `low` to `high`
+        in at least 95 of 100 cases. `bits` is the cost of the text and its end. The numbers of a text with unseen
+        characters are None, since no guess comes to it. Raises UsageError if a text is not one document of the model.
+        """
+        from scriven.inference.guess_numbers import draw_guess_samples, rank_documents  # noqa: PLC0415 - few need it
+
+        chunks = [self.document_ids(text) for text in check_texts("texts", texts)]
+        count = check_whole("samples", samples, 2, "2 or more texts to write")
+        drawn = draw_guess_samples(self.predictor, count, check_whole("seed", seed, 0, "0 or a positive number"))
+        return list(rank_documents(self.predictor, chunks, drawn))
+
+    def proofread(self, text: str, *, gain: float = 10.0) -> Iterator[Suggestion]:
+        """Yields the places of a text where another spelling, one edit away, is likelier by `gain` bits or more.
+
+        Places are those of the text as the model reads it. Raises UsageError for a model of bytes or of windows.
+        """
+        from scriven.inference.proofreading import suggest_edits  # noqa: PLC0415 - few need it
+
+        if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
+            raise UsageError(f"gain {gain!r}: give a number of bits above 0")
+        return suggest_edits(self.predictor, self.settings.corpus, self.prepare(text), gain)
 
     def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:
         """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.

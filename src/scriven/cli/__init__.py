@@ -47,6 +47,11 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
     "serve": ("scriven.cli.serve:serve", "Serve models on a web page and over an HTTP API."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a protocol you choose."),
     "compare": ("scriven.cli.compare:compare", "Say which of two models expects a text more, and how sure that is."),
+    "rank": ("scriven.cli.rank:rank", "Say how many guesses it takes to come to a name or another text."),
+    "proofread": (
+        "scriven.cli.proofread:proofread",
+        "Name places of a text where another spelling is far likelier.",
+    ),
     "runs": ("scriven.cli.runs:runs", "List the runs in a folder: text, model, loss and minutes of each."),
     "info": ("scriven.cli.info:info", "Describe a run, or show what Scriven uses on this machine."),
     "doctor": ("scriven.cli.doctor:doctor", "Check a run or corpus for damage."),

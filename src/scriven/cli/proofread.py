@@ -1,0 +1,97 @@
+"""`scriven proofread`: names places of a text where another spelling is far likelier to a model."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from scriven.cli.common import (
+    Device,
+    Encoding,
+    Invalid,
+    Json,
+    Mixing,
+    ReadingPrecision,
+    RunFolder,
+    Text,
+    Which,
+    check_named,
+    note,
+    note_slowness,
+    put_json,
+    reading_settings,
+    visible_line,
+)
+from scriven.errors import UsageError
+
+if TYPE_CHECKING:
+    from scriven.corpus.sources import TextSource
+    from scriven.session import Model
+
+Files = Annotated[Text, Parameter(help="texts to read: files, folders, - for standard input")]
+Gain = Annotated[
+    float,
+    Parameter(
+        help="bits that a suggestion gains at least: how many times likelier the text is with it, as a power of two. "
+        "More gives fewer suggestions, of which more are right"
+    ),
+]
+
+
+def proofread(
+    run: RunFolder,
+    /,
+    *files: Files,
+    gain: Gain = 10.0,
+    as_json: Json = False,
+    invalid: Invalid = None,
+    encoding: Encoding = None,
+    checkpoint: Which = "best",
+    device: Device = "auto",
+    precision: ReadingPrecision = "auto",
+    counts: Mixing = "auto",
+) -> None:
+    """Name places of a text where a model finds another spelling far likelier than what is there.
+
+    The model should know the kind of text, best from other texts of the same author. At each place it tries all texts
+    that differ in one character replaced, deleted or inserted, or in two exchanged, and measures how much likelier the
+    text with what follows becomes.
+
+    Prints FILE:LINE:COLUMN: what is found -> what is likelier (bits gained), as editors read it. Columns are counted in
+    characters.
+    """
+    from scriven.corpus.sources import find
+    from scriven.inference.proofreading import check_can_proofread
+    from scriven.session import load
+
+    if not files:
+        raise UsageError("scriven proofread needs a text to read; name files, or - for standard input")
+    if not (math.isfinite(gain) and gain > 0):
+        raise UsageError(f"--gain {gain}: give a number of bits above 0")
+    sources = find(check_named(files)).sources
+    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
+    check_can_proofread(model.predictor)
+    note_slowness(model)
+    choices = {"invalid": invalid, "encoding": encoding}
+    total = sum(_show(model, source, choices, gain, as_json=as_json) for source in sources)
+    note(f"{total:,} suggestion{'s' * (total != 1)}")
+
+
+def _show(model: Model, source: TextSource, choices: dict[str, str | None], gain: float, *, as_json: bool) -> int:
+    """Prints the suggestions for one text, and returns their number."""
+    from scriven.corpus.decoding import ReadCounts, decode_source
+
+    text = "".join(decode_source(source, reading_settings(model, choices), ReadCounts()))
+    count = 0
+    for found in model.proofread(text, gain=gain):
+        count += 1
+        if as_json:
+            put_json({"file": source.name, **vars(found)})
+        else:
+            words = " -> ".join(map(visible_line, (found.found, found.suggestion)))
+            sys.stdout.write(f"{visible_line(source.name)}:{found.line}:{found.column}: {words} ({found.gain:.1f})\n")
+        sys.stdout.flush()
+    return count

@@ -1,0 +1,113 @@
+"""`scriven rank`: says how many guesses it takes to come to a name or another text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from scriven.cli.common import (
+    Device,
+    Encoding,
+    Invalid,
+    Json,
+    Mixing,
+    Normalize,
+    ReadingPrecision,
+    RunFolder,
+    Text,
+    Which,
+    Whole,
+    note,
+    note_slowness,
+    read_sources,
+)
+from scriven.errors import UsageError
+
+if TYPE_CHECKING:
+    from scriven.arrays import Ids
+    from scriven.cli.tables import Columns
+    from scriven.session import Model
+
+READABLE = 1e15  # guesses that are printed with all digits
+
+Words = Annotated[Text, Parameter(help="names, or other texts, each as one document of the model")]
+File = Annotated[
+    str, Parameter(name=["--file", "-f"], help="file with the texts, read as scriven score does; - is standard input")
+]
+Samples = Annotated[
+    Whole, Parameter(help="texts that the model writes for the estimate. Four times as many halve the interval")
+]
+Seed = Annotated[Whole, Parameter(help="the same seed writes the same texts, and gives the same numbers")]
+
+
+def rank(
+    run: RunFolder,
+    /,
+    *words: Words,
+    file: File = "",
+    samples: Samples = 10_000,
+    seed: Seed = 1,
+    as_json: Json = False,
+    invalid: Invalid = None,
+    encoding: Encoding = None,
+    normalize: Normalize = None,
+    checkpoint: Which = "best",
+    device: Device = "auto",
+    precision: ReadingPrecision = "auto",
+    counts: Mixing = "auto",
+) -> None:
+    """Say how many guesses it takes to come to a name, a password or another text, with a model of lines.
+
+    All texts that the model can write are guessed, from the likeliest on. Its number is one more than the
+    count of likelier texts. It is estimated from texts that the model writes: one of probability q counts as 1/q texts. The interval, from low to high, has the true number in at least 95 of 100 cases.
+
+    No guess comes to a text with a character that the model does not know; its numbers are empty.
+    """
+    from scriven.cli.tables import gather_tables, write_tables
+    from scriven.inference.guess_numbers import LONGEST, draw_guess_samples, rank_documents
+    from scriven.session import load
+
+    if bool(words) == bool(file):
+        raise UsageError("scriven rank needs texts: give words, or a file with --file, but not both")
+    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
+    note_slowness(model)
+    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    chunks = [model.document_ids(word) for word in words] if words else _file_chunks(model, file, choices)
+    drawn = draw_guess_samples(model.predictor, samples, seed)
+    rows = rank_documents(model.predictor, chunks, drawn)
+    write_tables(gather_tables(_tables(rows, as_json=as_json)), "json" if as_json else "tsv")
+    if unended := samples - len(drawn.nats):
+        note(
+            f"{unended:,} of {samples:,} texts that the model wrote had not ended after {LONGEST:,} characters, so "
+            "numbers of less likely texts may be too low, and have no upper end"
+        )
+
+
+def _file_chunks(model: Model, file: str, choices: dict[str, str | None]) -> Iterator[Ids]:
+    """Yields the documents of a file."""
+    from scriven.corpus.decoding import ReadCounts
+    from scriven.corpus.sources import find
+
+    tally = ReadCounts()
+    yield from read_sources(model, find([file]).sources, tally, choices)
+    if tally.empty:
+        note(f"{tally.empty:,} empty texts were skipped")
+
+
+def _tables(rows: Iterable[dict[str, Any]], *, as_json: bool) -> Iterator[Columns]:
+    """Yields tables of one row, with numbers as people read them unless they are for JSON."""
+    for row in rows:
+        yield {name: [value if as_json or name == "text" else _show(name, value)] for name, value in row.items()}
+
+
+def _show(name: str, value: float | None) -> Any:
+    """Returns a number with the digits that mean something."""
+    from scriven.cli.tables import Verbatim
+
+    if value is None or name == "bits":
+        return value
+    if name == "log10_guesses":
+        return Verbatim(f"{value:.2f}")
+    return Verbatim(f"{value:.0f}" if value < READABLE else f"{value:.3e}")
