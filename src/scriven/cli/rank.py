@@ -60,8 +60,9 @@ def rank(
 ) -> None:
     """Say how many guesses it takes to come to a name, a password or another text, with a model of lines.
 
-    All texts that the model can write are guessed, from the likeliest on. Its number is one more than the
-    count of likelier texts. It is estimated from texts that the model writes: one of probability q counts as 1/q texts. The interval, from low to high, has the true number in at least 95 of 100 cases.
+    All texts that the model can write are guessed, from the likeliest on. Its number is one more than the count of
+    likelier texts. It is estimated from texts that the model writes: one of probability q counts as 1/q texts. The
+    interval, from low to high, has the true number in at least 95 of 100 cases.
 
     No guess comes to a text with a character that the model does not know; its numbers are empty.
     """
