@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,20 @@ def nested(depth: int) -> Any:
 def test_hostile_schemas_are_refused(schema: Any) -> None:
     with pytest.raises(UsageError, match=r"more than|is not JSON|has no such place|there is no such"):
         Rule.json_schema(schema).compile(VOCABULARY, states=1000)
+
+
+def test_a_pattern_of_open_classes_is_refused_at_once() -> None:
+    """Such a schema, sent to a server, kept it from all other work for a minute."""
+    begun = time.process_time()
+    with pytest.raises(UsageError, match="this class is never closed"):
+        Rule.json_schema({"type": "string", "pattern": "^" + "[" * 9000})
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("reference", ["#name", "name", "#name/more"])
+def test_a_reference_that_is_no_place_is_refused(reference: str) -> None:
+    with pytest.raises(UsageError, match="only places in this schema"):
+        Rule.json_schema({"$ref": reference, "$defs": {"more": {"$anchor": "name", "const": 1}}})
 
 
 def test_any_object_fits_in_the_states_of_a_server() -> None:

@@ -168,6 +168,8 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
     messages = [ChatMessage.model_validate(each) for each in CHAT]
     assert roles.prompt(messages) == "user: hi {role}\nassistant: {content}\nassistant: "
     assert roles.stop == "\n"
+    odd = ChatMessage.model_validate({"role": "{content}", "content": "{role}"})
+    assert roles.prompt([odd]) == "{content}: {role}\nassistant: "
     assert ChatTemplate.named("<{content}>").prompt(messages[:1]) == "<hi {role}><"
     with pytest.raises(UsageError, match="--chat-template 'x': give plain or roles, or a text"):
         ChatTemplate.named("x")
@@ -194,3 +196,14 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
 def test_a_chat_that_is_wrong_is_refused(client: openai.OpenAI, more: dict[str, Any], said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
         client.chat.completions.create(**{"model": "json", "messages": MESSAGES, **more})
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_schema_nested_as_deeply_as_can_be_read_is_no_internal_error(path: str) -> None:
+    """There are depths that Python's JSON reader takes, and its writer, which is called deeper, does not."""
+    messages = '"messages": [{"role": "user", "content": "x"}], ' * ("chat" in path)
+    with TestClient(make_app({"json": JSON}), raise_server_exceptions=False) as local:
+        for depth in range(800, 1000, 8):
+            schema = '{"a":' * depth + "{}" + "}" * depth
+            told = local.post(path, content=f'{{{messages}"guided_json": {schema}}}')
+            assert told.status_code == 400, depth

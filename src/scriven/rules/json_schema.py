@@ -154,7 +154,7 @@ class _Builder:
         return _any_node([self._build(each, f"{place}/{name}/{at}") for at, each in enumerate(schemas)])
 
     def _reference(self, reference: Any, place: str) -> Node | None:
-        if not isinstance(reference, str) or not reference.startswith("#"):
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             _refuse(place, f"$ref {_shown(reference)}: only places in this schema, such as #/$defs/name, are followed")
         if self._open[reference] >= RECURSION:
             return None
@@ -320,12 +320,13 @@ def _pattern(pattern: Any, place: str) -> Node:
     begins = pattern.startswith("^")
     ends = re.search(r"(?<!\\)(?:\\\\)*\$\Z", pattern) is not None
     inner = pattern[begins : len(pattern) - ends]
-    if (begins or ends) and _has_alternatives(inner):
-        _refuse(place, f"pattern {_shown(pattern)}: an anchor belongs to one alternative; write ^(a|b)$")
     try:
         node = _encode(parse(inner))
     except UsageError as error:
         _refuse(place, str(error))
+    # Only now, as finding the pieces takes long if classes are never closed.
+    if (begins or ends) and _has_alternatives(inner):
+        _refuse(place, f"pattern {_shown(pattern)}: an anchor belongs to one alternative; write ^(a|b)$")
     free = (repeated(CHARACTER),)
     return Tree((*(() if begins else free), node, *(() if ends else free)))
 

@@ -56,7 +56,8 @@ class ChatTemplate:
         return self.text.partition("{content}")[2].partition("{role}")[0]
 
     def _write(self, role: str, content: str) -> str:
-        return self.text.replace("{role}", role).replace("{content}", content)
+        begin, _, end = self.text.partition("{content}")  # first, as a role may be the word {content}
+        return begin.replace("{role}", role) + content + end.replace("{role}", role)
 
 
 @dataclass

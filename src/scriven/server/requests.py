@@ -256,6 +256,14 @@ def _schema_of(response_format: Mapping[str, Any]) -> Any:
     return {"type": "object"} if kind == "json_object" else None
 
 
+def _count_characters(schema: Any) -> int:
+    """Returns the length of a schema as JSON text. Raises ValueError if it is nested too deeply to be written."""
+    try:
+        return len(schema if isinstance(schema, str) else json_text(schema))
+    except RecursionError:
+        raise ValueError("the schema is nested too deeply; give one with fewer schemas within one another") from None
+
+
 class ContentPart(RequestBody):
     """A part of a message."""
 
@@ -354,7 +362,7 @@ class TextBody(RequestBody):
         if self.rule_fields and self.stops:
             raise ValueError(f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
         schema = self.guided_json if self.guided_json is not None else _schema_of(self.response_format)
-        if len(schema if isinstance(schema, str) else json_text(schema)) > LIMITS.schema_characters:
+        if _count_characters(schema) > LIMITS.schema_characters:
             raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
@@ -555,8 +563,6 @@ def _describe_error(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False)[0]
     place = [str(each) for each in first["loc"]]
     param = place[0] if place else None
-    given = first["input"]
-    value = repr(given[:60] if isinstance(given, str | list) else given)  # only the first of what may be a million
     problem = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
@@ -564,6 +570,7 @@ def _describe_error(error: ValidationError) -> ApiError:
         return ApiError(400, f"{param}: this field is required", param, "missing_field")
     if param is None:
         return ApiError(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
-    problem = FORMS.get(param, problem)
+    problem, given = FORMS.get(param, problem), first["input"]
+    value = repr(given[:60] if isinstance(given, str | list) else given)  # only the first of what may be a million
     shown = value if len(value) <= 60 else value[:57] + "..."
     return ApiError(400, f"{param} {shown}: {problem}", param, "invalid_value")
