@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,30 @@ def test_what_scriven_cannot_hold_is_refused_with_the_reason(keras: Any, tmp_pat
             read_foreign(tmp_path / "model.keras")
 
 
+@of_keras
+def test_a_model_of_keras_with_two_inputs_is_refused(keras: Any, tmp_path: Path) -> None:
+    """The second layer begins with the states of the first, which no list of layers tells."""
+    make = keras.layers
+    inputs = [make.Input((None, SIZE)), make.Input((None, SIZE))]
+    _, *states = make.LSTM(SIZE, return_state=True)(inputs[0])
+    written = make.LSTM(SIZE, return_sequences=True)(inputs[1], initial_state=states)
+    keras.Model(inputs, make.Dense(SIZE)(written)).save(tmp_path / "model.keras")
+    with pytest.raises(UsageError, match="several inputs"):
+        read_foreign(tmp_path / "model.keras")
+
+
+def test_a_damaged_file_of_keras_ends_in_a_sentence(tmp_path: Path) -> None:
+    path, random = tmp_path / "model.keras", np.random.default_rng(1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": {"layers": []}}))
+        archive.writestr("model.weights.h5", b"weights" * 100)
+    whole = path.read_bytes()
+    for place, byte in zip(random.integers(len(whole), size=200), random.bytes(200), strict=True):
+        path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        with pytest.raises(ScrivenError):
+            read_foreign(path)
+
+
 # --- torch
 
 
@@ -204,6 +229,41 @@ def test_modules_of_torch_that_scriven_cannot_hold_are_refused(tmp_path: Path) -
     several = {f"{module}.{name}": each for module in ("low", "high") for name, each in one.items()}
     with pytest.raises(UsageError, match="whose order the file does not tell"):
         model_of(several, in_order=False)
+
+
+def test_weights_that_a_state_dict_may_have_otherwise(tmp_path: Path) -> None:
+    """Parameters, symbols by their numbers, or beside other values of a usual name."""
+    model, file = Plain("LSTM", onehot=False), tmp_path / "model.pt"
+    torch.save(dict(model.named_parameters()), file)
+    read_foreign(file).check()
+    for more in (
+        {"itos": dict(enumerate(CHARACTERS))},
+        {"vocab": SIZE, "symbols": 3, "stoi": {each: number for number, each in enumerate(CHARACTERS)}},
+    ):
+        torch.save({"model": model.state_dict(), **more}, file)
+        assert read_foreign(file).symbols == [*CHARACTERS]
+    torch.save({"model": model.state_dict(), "vocab": dict.fromkeys(CHARACTERS, 7)}, file)  # how often each comes
+    assert read_foreign(file).symbols is None
+
+
+def test_weights_that_cannot_be_told_apart_or_read_are_refused(tmp_path: Path) -> None:
+    weights, file = Plain("LSTM", onehot=False).state_dict(), tmp_path / "model.pt"
+    table = weights["embed.weight"]
+    for found, reason in (
+        ({"model": weights, "best": weights}, "the weights of 2 models, model and best"),
+        (weights | {"embed.weight": table.to_sparse()}, r"embed\.weight, which is sparse"),
+        (weights | {"embed.weight": table.to(torch.complex64)}, "complex"),
+        (weights | {"embed.weight": table.to("meta")}, "without values"),
+        ({"weight_ih": torch.tensor(1.0), "weight_hh": torch.tensor(1.0)}, r"a weight_hh of \[\]"),
+    ):
+        torch.save(found, file)
+        with pytest.raises(UsageError, match=reason):
+            read_foreign(file)
+    torch.save(weights, file)
+    with pytest.raises(UsageError, match=r"--activation relu is for an nn\.RNN of torch, and torch's lstm has tanh"):
+        read_foreign(file, "relu")
+    with pytest.raises(UsageError, match="tells its own"):
+        read_foreign(write_torch7(tmp_path / "model.t7", torch_rnn_checkpoint("nn.LSTM")[0]), "relu")
 
 
 class Trap:
@@ -353,6 +413,24 @@ def test_what_is_no_model_of_torch_rnn_is_refused(tmp_path: Path) -> None:
         read_foreign(write_torch7(tmp_path / "model.t7", {"protos": {"rnn": {None: "nn.gModule"}}}))
 
 
+@pytest.mark.parametrize("sizes", [(3_000_000_000, 10_000), (1 << 62, 4)])
+def test_a_tensor_of_torch7_is_as_large_as_its_numbers(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    """A stride of 0 made petabytes of a few bytes."""
+    writer = Torch7Writer()
+    writer._object("torch.FloatTensor")
+    writer.data += struct.pack("<i5q", 2, *sizes, 0, 0, 1)
+    writer._object("torch.FloatStorage")
+    writer.data += struct.pack("<q", 2) + bytes(8)
+    (tmp_path / "m.t7").write_bytes(writer.data)
+    with pytest.raises(InputError, match="larger than its numbers"):
+        read_foreign(tmp_path / "m.t7")
+
+
+def test_a_key_of_torch7_may_be_no_number(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="infinity"):
+        read_foreign(write_torch7(tmp_path / "m.t7", {float("inf"): None}))
+
+
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_file_of_torch7_ends_in_a_sentence(
@@ -395,6 +473,7 @@ def test_an_imported_run_is_a_run_like_any_other(
         (json.dumps([*CHARACTERS[:-1], "the"]), "is 'the'"),
         (json.dumps([*CHARACTERS[:-1], "a"]), "has 'a' twice"),
         ("[", "is not JSON"),
+        (json.dumps(dict.fromkeys(CHARACTERS, 0)), "not 0, 1, 2, ..., each once"),
     ],
 )
 def test_symbols_that_do_not_fit_are_told(command: Command, tmp_path: Path, symbols: str, reason: str) -> None:

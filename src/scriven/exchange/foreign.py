@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +137,14 @@ def read_symbols(path: Path) -> Symbols:
     JSON may be a list of symbols, an object of symbols and ids, either way round, or an object with one of these under
     a usual name, as torch-rnn writes it. Plain text has a symbol on each line. Raises InputError.
     """
-    entries = read_entries(path, entries_of)
+
+    def _choose(values: Any) -> list[Any] | None:
+        found = entries_of(values)
+        if found is None and isinstance(values, dict):
+            raise InputError(f"{path}: the symbols' numbers are not 0, 1, 2, ..., each once; correct it")
+        return found
+
+    entries = read_entries(path, _choose)
     return Symbols(tuple(str(each) for each in entries), str(path))
 
 
@@ -166,10 +173,17 @@ def entries_of(values: Any) -> list[Any] | None:
         if isinstance(values.get(name), list | dict):
             return entries_of(values[name])
     if all(isinstance(each, int) for each in values.values()):
-        return sorted(values, key=lambda symbol: values[symbol])
-    if all(key.isdecimal() for key in values):
-        return [values[key] for key in sorted(values, key=int)]
+        return _in_order({number: symbol for symbol, number in values.items()}, len(values))
+    if all(str(key).isdecimal() for key in values):
+        return _in_order({int(key): symbol for key, symbol in values.items()}, len(values))
     return None
+
+
+def _in_order(symbols: Mapping[int, Any], count: int) -> list[Any] | None:
+    """Returns symbols by their ids, or None unless these are `count` numbers from 0 or 1 on."""
+    numbers = sorted(symbols)
+    first = numbers[0] if numbers and numbers[0] == 1 else 0
+    return [symbols[each] for each in numbers] if numbers == [*range(first, first + count)] else None
 
 
 def write_imported(model: ForeignModel, symbols: Symbols, folder: Path, *, lowercase: bool = False) -> Run:

@@ -23,11 +23,20 @@ def read_foreign(path: Path, activation: str = "tanh") -> ForeignModel:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a model's file, or copy a run of Scriven as it is")
     ending = path.suffix.lower()
+    if ending in TORCH:
+        model = read_state_dict(path, activation)
+        if activation != "tanh" and model.cell != "rnn":
+            raise _without_choice(activation, f"torch's {model.cell} has tanh")
+        return model
+    if activation != "tanh" and ending in KERAS + TORCH_RNN:
+        raise _without_choice(activation, "this kind of file tells its own")
     if ending in KERAS:
         return read_keras(path)
-    if ending in TORCH:
-        return read_state_dict(path, activation)
     if ending in TORCH_RNN:
         return read_torch_rnn(path)
     known = join_names([*KERAS, *TORCH, *TORCH_RNN])
     raise UsageError(f"{path}: the kind of a model's file is told by its ending, one of {known}; rename it")
+
+
+def _without_choice(activation: str, why: str) -> UsageError:
+    return UsageError(f"--activation {activation} is for an nn.RNN of torch, and {why}; leave it out")

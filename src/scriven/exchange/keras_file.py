@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ GATE_ORDER = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2), "rnn": (0,)}  # Keras's pl
 SKIPPED = {"InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Softmax"}  # in predicting
 CONFIG_LIMIT = 10_000_000  # bytes of a model's description
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
+DAMAGES = (  # what readers of zip files, JSON and HDF5 raise; NotImplementedError is a RuntimeError
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 Weights = Callable[[str], list[Float32s]]  # of the layer of a name
 Config = Mapping[str, Any]
 
@@ -49,7 +54,7 @@ def read_keras(path: Path) -> ForeignModel:
             if "model_config" not in file.attrs:
                 raise UsageError(f"{path} has weights alone, without the model's layers; save it with model.save")
             return _model(json.loads(file.attrs["model_config"]), lambda name: _legacy_variables(file, name))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         raise InputError(f"{path} is damaged, or no model that Keras saved ({error}); save it again") from None
 
 
@@ -118,6 +123,8 @@ def _chain(config: Config) -> Iterator[tuple[str, Config]]:
         raise refuse_part(f"the class {config['class_name']}", "only chains of Keras's own layers can be read")
     if len(config["config"].get("output_layers", [[]])) > 1 and isinstance(config["config"]["output_layers"][0], list):
         raise refuse_part("several outputs", "Scriven's models have one")
+    if [layer["class_name"] for layer in config["config"]["layers"]].count("InputLayer") > 1:
+        raise refuse_part("several inputs", "Scriven's models read one text")
     for layer in config["config"]["layers"]:
         kind, its = layer["class_name"], layer["config"]
         if kind == "TimeDistributed":

@@ -33,7 +33,7 @@ def read_state_dict(path: Path, activation: str = "tanh") -> ForeignModel:
 
     Raises InputError if the file is damaged; UsageError if it holds anything but tensors, or another kind of model.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return model_of(decode(path, read_checked(path)), activation, in_order=False)
     weights, symbols = _load(path)
     return replace(model_of(weights, activation), symbols=symbols)
@@ -60,18 +60,31 @@ def _load(path: Path) -> tuple[dict[str, Float32s], list[Any] | None]:
     found = _find_weights(values, MOST_NESTED)
     if found is None:
         raise UsageError(NO_LAYER)
-    symbols = next((entries_of(values[name]) for name in SYMBOL_NAMES if name in values), None)
-    return {name: each.float().numpy() for name, each in found.items() if isinstance(each, torch.Tensor)}, symbols
+    listed = (entries_of(values[name]) for name in SYMBOL_NAMES if name in values)
+    symbols = next((each for each in listed if each is not None), None)
+    tensors = {name: each.detach() for name, each in found.items() if isinstance(each, torch.Tensor)}
+    for name, each in tensors.items():
+        if each.layout != torch.strided or each.is_complex() or each.is_meta:
+            raise refuse_part(f"the weight {name}, which is sparse, complex or without values", "Scriven's are numbers")
+    return {name: each.float().numpy() for name, each in tensors.items()}, symbols
 
 
 def _find_weights(values: Any, depth: int) -> Mapping[str, Any] | None:
-    """Returns the mapping of weights in a checkpoint, which may also have settings and an optimizer's state."""
+    """Returns the mapping of weights in a checkpoint, which may also have settings and an optimizer's state.
+
+    Raises UsageError if there are several.
+    """
     if not isinstance(values, Mapping) or not depth:
         return None
     if any("weight_ih" in str(name) for name in values):
         return {str(name): each for name, each in values.items()}
-    found = [inner for each in values.values() if (inner := _find_weights(each, depth - 1)) is not None]
-    return found[0] if found else None
+    inner = {str(name): _find_weights(each, depth - 1) for name, each in values.items()}
+    found = {name: each for name, each in inner.items() if each is not None}
+    if len(found) > 1:
+        raise UsageError(
+            f"the file has the weights of {len(found)} models, {' and '.join(found)}; save a file with those of one"
+        )
+    return next(iter(found.values()), None)
 
 
 def model_of(weights: Mapping[str, Float32s], activation: str = "tanh", *, in_order: bool = True) -> ForeignModel:
@@ -119,7 +132,7 @@ def _layer(its: Mapping[str, Float32s], name: str, activation: str) -> tuple[str
     """Returns the cell of a layer, and the layer, from its weights by the names of torch."""
     if missing := [each for each in ("weight_ih", "weight_hh") if each not in its]:
         raise refuse_part(f"no {missing[0]} in layer {name}", "a recurrent layer of torch has both")
-    rows, width = (its["weight_hh"].shape * 2)[:2]
+    rows, width = (*its["weight_hh"].shape, 0, 0)[:2]
     cell = CELLS.get(rows // width if width and rows % width == 0 else 0)
     if cell is None:
         raise refuse_part(f"a weight_hh of {list(its['weight_hh'].shape)}", "no cell of torch has such a matrix")

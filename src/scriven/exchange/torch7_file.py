@@ -7,6 +7,7 @@ layers: its LSTM has the gates i, f, o, g, and one matrix (D + H, 4H) for its in
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def read_torch_rnn(path: Path) -> ForeignModel:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     try:
         return _model(_Torch7Reader(data).read())
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
         raise InputError(f"{path} is damaged, or no checkpoint of torch-rnn ({error}); copy it again") from None
 
 
@@ -102,7 +103,9 @@ class _Torch7Reader:
         if not dimensions:
             return np.zeros(0, np.float32)
         last = first + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-        if min(sizes) < 1 or min(strides) < 0 or first < 0 or not last < len(storage):
+        # A stride of 0 would give a few bytes any size.
+        fits = math.prod(sizes) <= len(storage) and last < len(storage)
+        if min(sizes) < 1 or min(strides) < 0 or first < 0 or not fits:
             raise ValueError("a tensor larger than its numbers")
         bytes_each = storage.itemsize
         return np.lib.stride_tricks.as_strided(
