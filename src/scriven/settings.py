@@ -534,7 +534,8 @@ class SamplingSettings(Frozen):
     )
     typical_p: float = setting(
         1.0,
-        "pick only from the characters of the most typical surprise that together have this probability",
+        "pick only from the characters whose surprise is nearest to the average one, and that together have this "
+        "probability; 1 means off",
         gt=0,
         le=1,
     )
@@ -543,21 +544,33 @@ class SamplingSettings(Frozen):
     )
     mirostat_eta: float = setting(0.1, "how fast mirostat adapts", ge=0, le=10)
     repetition_penalty: float = setting(
-        1.0, "divide the logits of characters written before by this, or multiply those below 0", ge=0.01, le=100
+        1.0,
+        "make characters that were written before less likely: divide their logits by this, or multiply those below 0; "
+        "1 means off",
+        ge=0.01,
+        le=100,
     )
-    presence_penalty: float = setting(0.0, "take this from the logits of characters written before", ge=-100, le=100)
+    presence_penalty: float = setting(
+        0.0, "subtract this from the logits of characters that were written before", ge=-100, le=100
+    )
     frequency_penalty: float = setting(
-        0.0, "take this from a character's logit for each time that it was written before", ge=-100, le=100
+        0.0, "subtract this from a character's logit for each time that it was written before", ge=-100, le=100
     )
-    repeat_last_n: int = setting(64, "characters written last that these three penalties look at", ge=0, le=4096)
+    repeat_last_n: int = setting(
+        64, "how many of the last characters written the three penalties above look at", ge=0, le=4096
+    )
     dry_multiplier: float = setting(
-        0.0, "DRY: how strongly characters are avoided that repeat what was written; 0 means off", ge=0, le=1000
+        0.0,
+        "DRY, a penalty that ends loops: how strongly characters are avoided that would repeat a sequence already "
+        "written; 0 means off",
+        ge=0,
+        le=1000,
     )
     dry_base: float = setting(1.75, "DRY: how the penalty grows with each character repeated", ge=1, le=100)
     dry_allowed_length: int = setting(
         10, "DRY: characters that may be repeated before the next has a penalty", ge=1, le=64
     )
-    dry_penalty_last_n: int = setting(1024, "DRY: characters written last that it looks at", ge=1, le=4096)
+    dry_penalty_last_n: int = setting(1024, "DRY: how many of the last characters written it looks at", ge=1, le=4096)
 
     @property
     def looks_back(self) -> bool:

@@ -162,20 +162,22 @@ def import_model(
         folder to make; unless given, the name of the file without its ending, in runs/. Nothing is replaced
     vocabulary
         file of the symbols, in the order of the model's numbers: a JSON list, a JSON object of symbols and numbers, as
-        torch-rnn's preprocessing writes it, or one on each line. A file of torch-rnn has them
+        torch-rnn's preprocessing writes it, or one on each line. Files of torch-rnn need none
     text
-        instead, the text that it was trained on, if its symbols are its distinct characters, sorted, as in Keras's
-        examples
+        text that the model was trained on, in place of --vocabulary, if its symbols are the distinct characters of that
+        text, sorted, as in Keras's examples
     lowercase
         the model knows no capitals: texts are put into small letters before it reads them, and --text too
     activation
-        of an nn.RNN of torch, whose weights do not tell
+        activation of an nn.RNN of torch, whose file does not tell
     """
     from scriven.exchange.foreign import find_symbols, write_imported
     from scriven.exchange.foreign_files import read_foreign
     from scriven.runs.folder import RUNS
 
     model = read_foreign(file, activation)
+    if activation != "tanh" and model.cell != "rnn":
+        raise UsageError(f"--activation is for an nn.RNN of torch, and {file} has a model of {model.cell}; drop it")
     symbols = find_symbols(model, vocabulary, text, lowercase=lowercase)
     run = write_imported(model, symbols, output or RUNS / file.stem, lowercase=lowercase)
     if model.window:

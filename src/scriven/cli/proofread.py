@@ -35,8 +35,8 @@ Files = Annotated[Text, Parameter(help="texts to read: files, folders, - for sta
 Gain = Annotated[
     float,
     Parameter(
-        help="bits that a suggestion gains at least: how many times likelier the text is with it, as a power of two. "
-        "More gives fewer suggestions, of which more are right"
+        help="how much likelier a suggestion makes the text, at least, in bits: 10 bits are 2 to the power of 10, or "
+        "1,024 times as likely. A larger number gives fewer suggestions, of which more are right"
     ),
 ]
 
@@ -60,8 +60,9 @@ def proofread(
     that differ in one character replaced, deleted or inserted, or in two exchanged, and measures how much likelier the
     text with what follows becomes.
 
-    Prints FILE:LINE:COLUMN: what is found -> what is likelier (bits gained), as editors read it. Columns are counted in
-    characters.
+    Prints FILE:LINE:COLUMN: what is found -> what is likelier (bits gained), the form that editors jump to places by.
+    Columns are counted in characters. A model of another
+    kind of text, or one that is hardly trained, finds fault with what is right.
     """
     from scriven.corpus.sources import find
     from scriven.inference.proofreading import check_can_proofread

@@ -60,11 +60,12 @@ def rank(
 ) -> None:
     """Say how many guesses it takes to come to a name, a password or another text, with a model of lines.
 
-    All texts that the model can write are guessed, from the likeliest on. Its number is one more than the count of
-    likelier texts. It is estimated from texts that the model writes: one of probability q counts as 1/q texts. The
-    interval, from low to high, has the true number in at least 95 of 100 cases.
+    Guesses are all texts that the model can write, the likeliest first: a text's number is one more than the count of
+    likelier ones. It is estimated from texts that the model writes, each of which stands for as many as one over its
+    probability. The true number is between low and high in at least 95 of 100 cases.
 
-    No guess comes to a text with a character that the model does not know; its numbers are empty.
+    A text with a character that the model does not know is never guessed: its numbers are empty. Columns are described
+    in docs/lists.md.
     """
     from scriven.cli.tables import gather_tables, write_tables
     from scriven.inference.guess_numbers import LONGEST, draw_guess_samples, rank_documents
@@ -94,7 +95,7 @@ def _file_chunks(model: Model, file: str, choices: dict[str, str | None]) -> Ite
     tally = ReadCounts()
     yield from read_sources(model, find([file]).sources, tally, choices)
     if tally.empty:
-        note(f"{tally.empty:,} empty texts were skipped")
+        note(f"{tally.empty:,} empty text{'s were' if tally.empty > 1 else ' was'} skipped")
 
 
 def _tables(rows: Iterable[dict[str, Any]], *, as_json: bool) -> Iterator[Columns]:

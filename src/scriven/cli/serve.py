@@ -77,8 +77,8 @@ TextFolder = Annotated[
 ChatTemplate = Annotated[
     str,
     Parameter(
-        help="how the messages of /v1/chat/completions become a text to continue: plain (the messages are its lines), "
-        "roles, or a text such as '{role}: {content}\\n'. \\n means a line feed"
+        help="how the messages of /v1/chat/completions become a text to continue: plain (each is a line), roles (each "
+        "is a line that begins with who says it), or a text such as '{role}: {content}\\n'. \\n means a line feed"
     ),
 ]
 Opens = Annotated[

@@ -128,7 +128,8 @@ def _compile(rule: Rule, vocabulary: Vocabulary, until_end: bool, states: int) -
     if unknown:
         names = ", ".join(f"{each!r} (U+{ord(each):04X})" for each in unknown[:10])
         raise UsageError(
-            f"{rule.describe()}: the model does not know {names}, and no text obeys without; change the rule"
+            f"{rule.describe()}: the model does not know {names}, and no text obeys the rule without them; "
+            "change the rule"
         )
     alone = (compile_automaton([node], vocabulary, until_end=until_end, states=states) for node in nodes)
     if len(nodes) > 1 and not any(each.missing for each in alone):

@@ -255,7 +255,7 @@ def _check_keywords(schema: Mapping[str, Any], place: str) -> dict[str, Any]:
             del said[name]
         elif name not in KNOWN:
             way_out = WAYS_OUT.get(name, "leave it out")
-            _refuse(place, f"{name[:60]} is not supported, as no automaton is made of it; {way_out}")
+            _refuse(place, f"{name[:60]} is not supported; {way_out}")
     return said
 
 

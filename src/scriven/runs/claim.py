@@ -147,7 +147,9 @@ def check_new_run(path: Path) -> None:
             f"such as {path / 'run'}"
         )
     if has_checkpoints(path):
-        raise UsageError(f"{path} already has a run; continue it with --resume, or choose another folder with -o")
+        raise UsageError(
+            f"{path} already has a run; choose another folder with -o, or continue its training with --resume"
+        )
 
 
 def _is_run(path: Path, names: set[str]) -> bool:
