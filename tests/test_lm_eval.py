@@ -51,6 +51,18 @@ def test_a_continuation_costs_what_a_session_says(pair: tuple[ScrivenLM, Model])
     assert greedy
 
 
+def test_an_accent_is_read_with_the_letter_before_it(tmp_path: Path) -> None:
+    """The letter with the accent is one symbol, which the context alone does not have."""
+    run = make_random_run(tmp_path / "run", corpus={"normalize": "nfc"})
+    evaluated, session = (
+        ScrivenLM(str(run), precision="fp32", device="cpu"),
+        load(run, precision="fp32").session(seed=0),
+    )
+    session.read("b")
+    ((found, _),) = evaluated.loglikelihood(requests("loglikelihood", ("be", "\u0301e")))
+    assert found == pytest.approx(-session.score("\u00e9e").total_nats, abs=1e-4)
+
+
 def test_a_text_is_read_whole(pair: tuple[ScrivenLM, Model]) -> None:
     evaluated, model = pair
     text = "all the old, dark\nroads led to the bar€\n" * 90

@@ -77,7 +77,7 @@ class ScrivenLM(LM):
 
     def _score(self, context: str, continuation: str) -> tuple[float, bool]:
         ids = self.model.read_ids(context + continuation)
-        given = len(self.model.read_ids(context))
+        given = _count_common(ids, self.model.read_ids(context))
         total, greedy = 0.0, True
         for piece in check_scored(surprisals(self.model.predictor, [ids[given:]], self._after(ids[:given]))):
             total -= float(piece.nats.sum())
@@ -100,6 +100,16 @@ class ScrivenLM(LM):
             asked["temperature"] = 0.0
         ends = self.model.ends_texts
         return "".join(self.model.stream(context, length=length, stop=stop, until_end=ends, **{"seed": 0, **asked}))
+
+
+def _count_common(ids: Ids, others: Ids) -> int:
+    """Returns how many ids two texts have in common before the first that differs.
+
+    A context's last ones differ if the continuation begins with an accent that is joined with them.
+    """
+    size = min(len(ids), len(others))
+    differ = np.flatnonzero(ids[:size] != others[:size])
+    return int(differ[0]) if differ.size else size
 
 
 def _strings(values: str | Iterable[str]) -> list[str]:
