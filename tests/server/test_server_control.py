@@ -173,11 +173,17 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
     assert ChatTemplate.named("<{content}>").prompt(messages[:1]) == "<hi {role}><"
     with pytest.raises(UsageError, match="--chat-template 'x': give plain or roles, or a text"):
         ChatTemplate.named("x")
+    with pytest.raises(UsageError, match="it has 257 characters that end an answer; give at most 256"):
+        ChatTemplate.named("{content}" + 257 * ".")
     app = make_app({"json": JSON}, chat_template=ChatTemplate.named("a{content}b{role}"))
     with TestClient(app) as local:
         asked = {"messages": [{"role": "d", "content": "c"}], "max_tokens": 50, "seed": 3}
         told = local.post("/v1/chat/completions", json=asked).json()["choices"][0]
         assert told["message"]["content"] == JSON.sample("acbda", length=50, seed=3, temperature=1.0, stop=["b"])
+        stops = [*map(str, range(16))]
+        refused = local.post("/v1/chat/completions", json={**asked, "stop": stops}).json()["error"]["message"]
+        assert refused == 'stop: give at most 15 texts, as the chat template adds "b"'
+        assert local.post("/v1/chat/completions", json={**asked, "stop": [*stops[1:], "b"]}).status_code == 200
 
 
 @pytest.mark.parametrize(

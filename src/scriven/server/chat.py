@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from scriven.errors import UsageError
 from scriven.server.completions import respond
-from scriven.server.requests import ChatBody, ChatMessage
+from scriven.server.requests import LIMITS, ChatBody, ChatMessage
 from scriven.server.shared import parse_request
 
 TEMPLATES = {"plain": "{content}", "roles": "{role}: {content}\n"}  # by name
@@ -35,6 +35,11 @@ class ChatTemplate:
             raise UsageError(
                 f"--chat-template {self.text!r}: give {' or '.join(TEMPLATES)}, or a text with {{content}} in it once, "
                 "such as '{role}: {content}\\n'"
+            )
+        if len(self.stop) > LIMITS.stop_characters:
+            raise UsageError(
+                f"--chat-template: after {{content}}, it has {len(self.stop):,} characters that end an answer; give at "
+                f"most {LIMITS.stop_characters}"
             )
 
     @classmethod

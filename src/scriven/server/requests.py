@@ -456,7 +456,12 @@ class ChatBody(TextBody):
             values |= {} if self.max_completion_tokens is not None else {"max_tokens": CHAT_LENGTH}
         values |= {"prompt": prompt, "logprobs": self.top_logprobs if self.logprobs else None}
         if stop and not self.rule_fields:
-            values["stop"] = [*self.stops, stop]
+            values["stop"] = [*dict.fromkeys([*self.stops, stop])]
+            if len(values["stop"]) > LIMITS.stops:
+                message = (
+                    f"stop: give at most {LIMITS.stops - 1} texts, as the chat template adds {_show(stop).strip()}"
+                )
+                raise ApiError(400, message, "stop", "invalid_value")
         return validate_body(CompletionBody, values)
 
 
