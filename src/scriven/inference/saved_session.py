@@ -223,7 +223,13 @@ class SavedSession:
     def read(cls, path: str | Path) -> SavedSession:
         """Reads the session in a file. Raises InputError if it cannot be read, or is not a session."""
         place = _path(path)
-        return cls.from_bytes(place, read_checked(place))
+        try:
+            data = read_checked(place)
+        except InputError:
+            if place.is_file() and KEY.encode() not in place.read_bytes():  # of another kind, rather than damaged
+                raise InputError(f"{place} is not a session that Scriven saved; give one that is") from None
+            raise
+        return cls.from_bytes(place, data)
 
     @classmethod
     def from_bytes(cls, name: Path, data: bytes) -> SavedSession:
