@@ -127,6 +127,14 @@ def test_a_model_that_reads_windows_does_so_here(command: Command, keras: Any, t
 @of_keras
 def test_what_scriven_cannot_hold_is_refused_with_the_reason(keras: Any, tmp_path: Path) -> None:
     make = keras.layers
+    read = make.Input((8,))
+    embedded = make.Embedding(SIZE, 4)(read)
+    twice = make.LSTM(4, return_sequences=True)
+    odd = [twice(twice(embedded)), make.LSTM(4, return_sequences=True)(embedded, initial_state=[embedded[:, 0]] * 2)]
+    for each in [*odd, make.LSTM(4)(make.Embedding(SIZE, 4, mask_zero=True)(read))]:
+        keras.Model(read, make.Dense(SIZE)(each)).save(tmp_path / "model.keras")
+        with pytest.raises(UsageError, match=r"that reads|masks|a layer GetItem"):
+            read_foreign(tmp_path / "model.keras")
     for parts, reason in (
         ([make.Bidirectional(make.LSTM(4, return_sequences=True))], "a layer Bidirectional"),
         ([make.GRU(4, reset_after=False)], "reset_after=False"),
@@ -495,3 +503,18 @@ def test_a_file_that_is_no_model_ends_in_a_sentence(tmp_path: Path, name: str, d
     with pytest.raises(UsageError, match="ending"):
         (tmp_path / "m.bin").write_bytes(data)
         read_foreign(tmp_path / "m.bin")
+
+
+def test_weights_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> None:
+    import h5py
+
+    (path := tmp_path / "model.h5").parent.mkdir(exist_ok=True)
+    config = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense", "config": {"name": "a"}}]}}
+    config["config"]["layers"].insert(0, {"class_name": "Embedding", "config": {"name": "a"}})  # type: ignore[index]
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        group = file.create_group("model_weights/a")
+        group.create_dataset("huge", (1 << 40, 4), "f4", chunks=(1024, 4))
+        group.attrs["weight_names"] = ["huge"]
+    with pytest.raises(InputError, match="an array of shape"):
+        read_foreign(path)

@@ -260,7 +260,7 @@ class StateFiles:
         flags = [flag for flag, given in unused.items() if given]
         if self.given and flags:
             raise UsageError(f"{flags[0]}: a state is one text's, continued or saved as it is shown; drop one of them")
-        if self.after is not None and self.after.exists():
+        if self.after is not None and os.path.lexists(self.after):
             from scriven.inference.saved_session import SavedSession
 
             try:

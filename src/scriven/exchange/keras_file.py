@@ -24,6 +24,7 @@ CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 GATE_ORDER = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2), "rnn": (0,)}  # Keras's places of torch's gates
 SKIPPED = {"InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Softmax"}  # in predicting
 CONFIG_LIMIT = 10_000_000  # bytes of a model's description
+MOST_UNPACKED = 10  # bytes in memory for each one of the file; weights can hardly be compressed
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
 DAMAGES = (  # what readers of zip files, JSON and HDF5 raise; NotImplementedError is a RuntimeError
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
@@ -46,6 +47,8 @@ def read_keras(path: Path) -> ForeignModel:
             with zipfile.ZipFile(path) as archive:
                 if archive.getinfo(CONFIG_FILE).file_size > CONFIG_LIMIT:
                     raise InputError(f"{path}: the model's description has more than {CONFIG_LIMIT:,} bytes")
+                if archive.getinfo(WEIGHTS_FILE).file_size > MOST_UNPACKED * path.stat().st_size:
+                    raise InputError(f"{path}: its weights would take over {MOST_UNPACKED} times the bytes of the file")
                 config = json.loads(archive.read(CONFIG_FILE))
                 data = io.BytesIO(archive.read(WEIGHTS_FILE))
             with h5py.File(data, "r") as file:
@@ -68,14 +71,21 @@ def _variables(file: Any, name: str) -> list[Float32s]:
     for part in ("cell", "layer"):  # of recurrent layers, and of TimeDistributed
         group = group.get(part, group)
     variables = group["vars"]
-    return [np.asarray(variables[key], np.float32) for key in sorted(variables, key=int)]
+    return [_array(file, variables[key]) for key in sorted(variables, key=int)]
 
 
 def _legacy_variables(file: Any, name: str) -> list[Float32s]:
     """Returns the weights of a layer of an .h5 file, in Keras's order."""
     group = file["model_weights"][name]
     names = [each.decode() if isinstance(each, bytes) else each for each in group.attrs["weight_names"]]
-    return [np.asarray(group[each], np.float32) for each in names]
+    return [_array(file, group[each]) for each in names]
+
+
+def _array(file: Any, dataset: Any) -> Float32s:
+    """Returns the values of a dataset. Raises ValueError if it claims more bytes than its file can have."""
+    if dataset.nbytes > MOST_UNPACKED * file.id.get_filesize():
+        raise ValueError(f"an array of shape {dataset.shape} in a file of {file.id.get_filesize():,} bytes")
+    return np.asarray(dataset, np.float32)
 
 
 def _model(config: Config, weights: Weights) -> ForeignModel:
@@ -87,6 +97,8 @@ def _model(config: Config, weights: Weights) -> ForeignModel:
     window = 0
     for kind, its in _chain(config):
         if kind == "Embedding" and not layers:
+            if its.get("mask_zero"):
+                raise refuse_part("an embedding that masks symbol 0", "Scriven's reads every symbol")
             (embedding,) = weights(its["name"])
         elif kind in CELLS and not head:
             cells.add(CELLS[kind])
@@ -125,12 +137,27 @@ def _chain(config: Config) -> Iterator[tuple[str, Config]]:
         raise refuse_part("several outputs", "Scriven's models have one")
     if [layer["class_name"] for layer in config["config"]["layers"]].count("InputLayer") > 1:
         raise refuse_part("several inputs", "Scriven's models read one text")
+    before = ""
     for layer in config["config"]["layers"]:
         kind, its = layer["class_name"], layer["config"]
+        if (read := [*_tensors_of(layer.get("inbound_nodes") or [])]) not in ([], [before]):
+            raise refuse_part(
+                f"a layer {kind} that reads {' and '.join(read)}", "each of Scriven's reads the one before"
+            )
+        before = its["name"]
         if kind == "TimeDistributed":
             kind, its = its["layer"]["class_name"], its["layer"]["config"] | {"name": its["name"]}
         if kind not in SKIPPED:
             yield kind, its
+
+
+def _tensors_of(nodes: Any) -> Iterator[str]:
+    """Yields the name of the layer that made each tensor in the calls of a layer, from [name, number, number, ...]."""
+    if isinstance(nodes, list) and len(nodes) > 2 and isinstance(nodes[0], str) and isinstance(nodes[1], int):
+        yield nodes[0]
+    elif isinstance(nodes, list | dict):
+        for each in nodes.values() if isinstance(nodes, dict) else nodes:
+            yield from _tensors_of(each)
 
 
 def _input_length(config: Config) -> int:
