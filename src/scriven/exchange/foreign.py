@@ -16,7 +16,7 @@ from scriven.errors import InputError, UsageError
 from scriven.kernels.native_library import level
 from scriven.model.shapes import GATES, weight_shapes
 from scriven.runs.claim import check_new_run, create_run
-from scriven.runs.folder import IMPORTED, PACKED, Run
+from scriven.runs.folder import IMPORTED, Run
 from scriven.safe_files import create_folder
 from scriven.settings import Settings, validate
 from scriven.vocabulary import Vocabulary
@@ -204,7 +204,7 @@ def write_imported(model: ForeignModel, symbols: Symbols, folder: Path, *, lower
     check_new_run(folder)
     origin = {"texts": [], "corpus": "", "scriven": version("scriven"), "kernels": level()}
     with create_folder(folder) as work:
-        made = create_run(work, settings, vocabulary, origin | {PACKED: True, IMPORTED: model.program})
+        made = create_run(work, settings, vocabulary, origin | {IMPORTED: model.program})
         made.save(weights, {}, {"step": 0, "validation": {}}, best=0)
     return Run(folder, made.settings, made.vocabulary, made.origin, made.setting_seals)
 
