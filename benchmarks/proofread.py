@@ -34,7 +34,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 APART = 60  # characters between two typos, at least
 AROUND = 20  # characters before and after a typo that must be as they were, for it to be mended
 NEAR = 2  # characters between a typo and a suggestion that finds it, at most
-LEAST_BITS, MOST_BITS = 4, 25
+LEAST_BITS, MOST_BITS = 8, 31
 
 
 @dataclass(frozen=True)

@@ -438,7 +438,7 @@ class Model:
         drawn = draw_guess_samples(self.predictor, count, check_whole("seed", seed, 0, "0 or a positive number"))
         return list(rank_documents(self.predictor, chunks, drawn))
 
-    def proofread(self, text: str, *, gain: float = 10.0) -> Iterator[Suggestion]:
+    def proofread(self, text: str, *, gain: float = 15.0) -> Iterator[Suggestion]:
         """Yields the places of a text where another spelling, one edit away, is likelier by `gain` bits or more.
 
         Places are those of the text as the model reads it. Raises UsageError for a model of bytes or of windows.

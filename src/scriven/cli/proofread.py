@@ -45,7 +45,7 @@ def proofread(
     run: RunFolder,
     /,
     *files: Files,
-    gain: Gain = 10.0,
+    gain: Gain = 15.0,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,

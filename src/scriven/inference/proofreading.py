@@ -27,7 +27,6 @@ from scriven.inference.surprisal import check_finite, read_rows
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 
-LEAST_BITS = 10.0  # that an edit gains, unless a number is given
 SHOWN = 40  # characters before or after an edit that are shown, at most
 LINE_END = re.compile(r"\r\n|\r|\n")
 NEAR = 8  # characters from the edit's place on, within which it must gain
