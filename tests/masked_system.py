@@ -41,6 +41,8 @@ UNIX_NAMES = {
     socket: "AF_UNIX",
     time: "tzset clock_settime pthread_getcpuclockid CLOCK_PROCESS_CPUTIME_ID CLOCK_MONOTONIC_RAW",
 }
+# These import packages of others when they are imported, and these choose by the system that is there.
+ADAPTERS = {"scriven.transformers", "scriven.lm_eval", "scriven.llm_plugin"}
 MASKED_NAMES = {"darwin": [LINUX_NAMES], "win32": [LINUX_NAMES, UNIX_NAMES]}
 
 
@@ -68,7 +70,9 @@ def import_all() -> list[str]:
     import scriven
 
     names = [each.name for each in pkgutil.walk_packages(scriven.__path__, "scriven.")]
-    names = [name for name in names if not name.endswith("__main__") and "._native" not in name]
+    names = [
+        name for name in names if name not in ADAPTERS and not name.endswith("__main__") and "._native" not in name
+    ]
     for name in names:
         importlib.import_module(name)
     return names

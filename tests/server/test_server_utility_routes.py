@@ -226,13 +226,18 @@ def test_the_document_names_every_route_and_nothing_else() -> None:
     assert told == {(path, method) for path, method in routes if path not in page()}
     fields = document()["components"]["schemas"]["CompletionBody"]["properties"]
     assert fields["max_tokens"]["anyOf"][1] == {"type": "null"}
-    assert fields["frequency_penalty"]["enum"] == [0, None]  # not supported
 
 
+MESSAGE = {"role": "user", "content": "ab"}
 ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
     ("/v1/completions", "/v1/completions", {"model": "text", "prompt": "a€b", "save_state": True, "max_tokens": 3}),
     ("/v1/completions", "/v1/completions", {"model": "names", "prompt": "ab", "logprobs": 2, "echo": True}),
     ("/v1/completions", "/v1/completions", {"model": "text", "prompt": [MODELS["text"].vocabulary.ids], "logprobs": 0}),
+    (
+        "/v1/chat/completions",
+        "/v1/chat/completions",
+        {"model": "text", "messages": [{"role": "user", "content": "ab"}]},
+    ),
     ("/tokenize", "/tokenize", {"model": "text", "prompt": "ab", "return_token_strs": True}),
     ("/detokenize", "/detokenize", {"model": "text", "tokens": [1]}),
     ("/score", "/score", {"model": "names", "text": "ab\nc", "save_state": True}),

@@ -297,7 +297,17 @@ def _past_table(
             if bias is not None and (bias.shape != (symbols,) or bias.dtype != np.float32):
                 raise ValueError(f"a bias {bias.shape} in {bias.dtype} for {symbols} symbols")
             table[row] = _RowPast(
-                **{name: getattr(drawing, name) for name in f"{_PENALTIES} {_LENGTHS}".split()},
+                typical_p=drawing.typical_p,
+                mirostat_tau=drawing.mirostat_tau,
+                mirostat_eta=drawing.mirostat_eta,
+                repetition_penalty=drawing.repetition_penalty,
+                presence_penalty=drawing.presence_penalty,
+                frequency_penalty=drawing.frequency_penalty,
+                dry_multiplier=drawing.dry_multiplier,
+                dry_base=drawing.dry_base,
+                repeat_last_n=drawing.repeat_last_n,
+                dry_allowed_length=drawing.dry_allowed_length,
+                dry_penalty_last_n=drawing.dry_penalty_last_n,
                 count=len(ids),
                 ids=ids.ctypes.data,
                 bias=None if bias is None else bias.ctypes.data,
