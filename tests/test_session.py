@@ -494,3 +494,10 @@ def test_bytes_of_documents(tmp_path: Path) -> None:
     text = model.sample(length=200, seed=1, temperature=1, until_end=False)
     assert text.count("\n") > 9
     assert "\n" not in model.sample(length=200, seed=1, temperature=1)
+
+
+def test_a_huge_file_is_no_session_and_is_not_read(tmp_path: Path) -> None:
+    with (path := tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)  # more than any memory
+    with pytest.raises(InputError, match="is not a session that Scriven saved"):
+        load_session(path)

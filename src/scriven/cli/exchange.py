@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -93,11 +93,9 @@ def export(
     difference = _write(model, to, target, precision)
     for each in model.notes:
         note(each)
-    if as_json:
-        compared = {} if difference is None else {"largest_difference": difference}
-        put_json({"format": to, "path": str(target), "step": model.checkpoint.step, **compared, "notes": model.notes})
-    else:
-        put_path(target)
+    compared = {} if difference is None else {"largest_difference": difference}
+    made = {"format": to, "path": str(target), "step": model.checkpoint.step, **compared, "notes": model.notes}
+    _show(target, made, as_json)
 
 
 def _write_page(model: ExportedModel, target: Path, with_counts: bool, as_json: bool) -> None:
@@ -108,11 +106,9 @@ def _write_page(model: ExportedModel, target: Path, with_counts: bool, as_json: 
     notes = [*made.notes] if with_counts else model.notes
     for each in notes:
         note(each)
-    if as_json:
-        step = model.checkpoint.step
-        put_json({"format": "html", "path": str(target), "step": step, "bytes": made.size, "notes": notes})
-    else:
-        put_path(target)
+    step = model.checkpoint.step
+    facts = {"format": "html", "path": str(target), "step": step, "bytes": made.size, "notes": notes}
+    _show(target, facts, as_json)
 
 
 def _ending(to: str, precision: str) -> str:
@@ -131,8 +127,10 @@ def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32
 
     if to == "onnx":
         return write_onnx(model, target, precision)
-    if to in ("torch", "transformers"):
-        return (write_torch if to == "torch" else write_transformers)(model, target)
+    if to == "torch":
+        return write_torch(model, target)
+    if to == "transformers":
+        return write_transformers(model, target)
     write_safetensors(model, target)
     return None
 
@@ -185,10 +183,7 @@ def import_model(
             f"the model reads {model.window:,} characters from an empty memory for each that it predicts; so it writes "
             "here, and scores read the whole text"
         )
-    if as_json:
-        put_json({"path": str(run.path), "program": model.program, "model": run.settings.model.name})
-    else:
-        put_path(run.path)
+    _show(run.path, {"path": str(run.path), "program": model.program, "model": run.settings.model.name}, as_json)
 
 
 def pack(
@@ -219,7 +214,7 @@ def pack(
             "the counts of the training text are in the file, and passages of the text can be made out from them; "
             "--counts none leaves them out"
         )
-    _show(target, target.stat().st_size, as_json)
+    _show_packed(target, target.stat().st_size, as_json)
 
 
 def unpack(
@@ -239,12 +234,17 @@ def unpack(
 
     target = output or RUNS / file.stem
     unpack_run(file, target)
-    _show(target, file.stat().st_size, as_json)
+    _show_packed(target, file.stat().st_size, as_json)
 
 
-def _show(target: Path, size: int, as_json: bool) -> None:
+def _show_packed(target: Path, size: int, as_json: bool) -> None:
     """Prints the path that was made, with the size of the packed file in JSON."""
+    _show(target, {"path": str(target), "packed_bytes": size}, as_json)
+
+
+def _show(target: Path, facts: dict[str, Any], as_json: bool) -> None:
+    """Prints the path that was made, or facts about it as JSON."""
     if as_json:
-        put_json({"path": str(target), "packed_bytes": size})
+        put_json(facts)
     else:
         put_path(target)

@@ -26,7 +26,6 @@ from scriven.inference.surprisal import check_finite, check_scored, read_rows, s
 from scriven.inference.units import units
 from scriven.settings import SamplingSettings
 
-SAMPLES = 10_000  # texts that are written, unless a number is given
 LEVEL = 0.95  # of the interval, at least
 ROWS = 512  # texts written at the same time
 BLOCK = 16  # symbols written at once

@@ -25,7 +25,7 @@ from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.inference.surprisal import check_finite, check_scored, surprisals
 from scriven.kernels.sampler import State
 from scriven.runs.checkpoints import SHA256
-from scriven.runs.tensors import decode, encode, finite, read_checked
+from scriven.runs.tensors import HEADER_LIMIT, decode, encode, finite, read_checked
 from scriven.safe_files import replace_file
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 FORMAT: Literal[1] = 1
 KEY = "scriven_session"  # of the JSON in the header
+
+
+def _names_session(path: Path) -> bool:
+    """Whether the beginning of a file, where a header would be, has the key of a session. Reads no more than that."""
+    with path.open("rb") as file:
+        return KEY.encode() in file.read(HEADER_LIMIT)
 
 
 class TextMemory(Memory):
@@ -226,7 +232,7 @@ class SavedSession:
         try:
             data = read_checked(place)
         except InputError:
-            if place.is_file() and KEY.encode() not in place.read_bytes():  # of another kind, rather than damaged
+            if place.is_file() and not _names_session(place):  # of another kind, rather than damaged
                 raise InputError(f"{place} is not a session that Scriven saved; give one that is") from None
             raise
         return cls.from_bytes(place, data)
