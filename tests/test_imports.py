@@ -26,8 +26,8 @@ MAP = """
     runs.start_model runs
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
-    inference.generation inference.saved_session inference.boundaries inference.units inference.unit_tables
-    inference.protocols inference.loading inference.regions inference.comparison
+    inference.generation inference.search inference.saved_session inference.boundaries inference.units
+    inference.unit_tables inference.protocols inference.loading inference.regions inference.comparison
     inference.guess_numbers inference.proofreading
     runs.doctor
     distributed.collectives distributed.launch distributed.rendezvous distributed
@@ -45,8 +45,8 @@ MAP = """
     server.engine server.saved_states server.shared server.completions server.chat server.extraction server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
-    cli.packaged cli.choose cli.tables cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread cli.serve
-    cli.train cli.verify_resume
+    cli.packaged cli.choose cli.tables cli.search cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread
+    cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

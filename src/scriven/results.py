@@ -14,15 +14,19 @@ from scriven.vocabulary import Vocabulary
 
 
 class WrittenText(str):
-    """A text that a model wrote. It `ended` if it ended by itself, with its document."""
+    """A text that a model wrote. It `ended` if it ended by itself, with its document.
 
-    __slots__ = ("ended",)
+    Of a text that a beam found, `log_probability` is ln of the probability that it is written at temperature 1.
+    """
+
+    __slots__ = ("ended", "log_probability")
     ended: bool
+    log_probability: float | None
 
-    def __new__(cls, text: str, ended: bool = False) -> Self:
+    def __new__(cls, text: str, ended: bool = False, log_probability: float | None = None) -> Self:
         """Makes the text."""
         made = super().__new__(cls, text)
-        made.ended = ended
+        made.ended, made.log_probability = ended, log_probability
         return made
 
 

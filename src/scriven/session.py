@@ -24,7 +24,16 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from scriven.arguments import check_choice, check_path, check_pieces, check_switch, check_text, check_texts, check_whole
+from scriven.arguments import (
+    check_choice,
+    check_path,
+    check_pieces,
+    check_stops,
+    check_switch,
+    check_text,
+    check_texts,
+    check_whole,
+)
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.corpus.decoding import ReadCounts, prepare
 from scriven.corpus.documents import split_document_text
@@ -47,6 +56,7 @@ from scriven.inference.generation import (
 from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
 from scriven.inference.predictor import Predictor
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
+from scriven.inference.search import BEAM, BeamOptions, find_likeliest
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.rules import Rule
@@ -309,6 +319,33 @@ class Model:
             length, stop, self._ends(until_end), temperature, top_k, top_p, min_p, rule=rule, filters=filters
         )
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
+
+    def find_likeliest(
+        self,
+        prompt: str = "",
+        *,
+        beam: int = BEAM,
+        count: int = 1,
+        length: int = LENGTH,
+        stop: Sequence[str] = (),
+        until_end: bool | None = None,
+        rule: Rule | None = None,
+    ) -> list[WrittenText]:
+        """Returns the `count` likeliest texts after `prompt`, the likeliest first, with the log-probability of each.
+
+        They are those that a beam of `beam` texts finds: always the same, and wider beams find likelier ones. Each ends
+        as those of `sample` do; one that is cut at `length` may be less likely than a short one that ended. The
+        log-probability is that of writing exactly this text at temperature 1, with the stop string or the end of the
+        document after it. Raises UsageError for values out of range, and as `stream` does.
+        """
+        read = self.read_ids(prompt)
+        options = BeamOptions(beam, length, check_stops(stop), self._ends(until_end), rule)
+        if check_whole("count", count, 0, "0 or more texts to find") > options.width:
+            raise UsageError(
+                f"count {count:,}: a beam of {options.width:,} finds no more than that; give a larger beam"
+            )
+        found = find_likeliest(self.predictor, self.predictor.read(self._start, read[:, None]), options)
+        return [WrittenText(each.text, each.ended, -each.nats) for each in found[:count]]
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
         """Writes a text after each prompt, all at the same time. Text n is drawn with `seed + n`."""

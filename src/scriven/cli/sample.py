@@ -32,6 +32,7 @@ from scriven.cli.common import (
     reading_settings,
     unescape,
 )
+from scriven.cli.search import BEAM_OPTIONS, Beam, check_beam, note_probabilities
 from scriven.errors import InputError, UsageError
 from scriven.settings import SamplingSettings
 
@@ -152,6 +153,7 @@ def sample(
     greedy: Greedy = False,
     seed: Seed = None,
     count: Count = None,
+    beam: Beam = None,
     stop: Stop = None,
     until_end: UntilEnd = None,
     regex: Regex = None,
@@ -192,13 +194,25 @@ def sample(
     files.check(
         {"--count": count is not None and count > 1, "--json": as_json, "--novelty": novelty, "--choose": choose}
     )
+    given = {
+        "--json": as_json,
+        "--interactive": interactive,
+        "--novelty": novelty,
+        "--choose": choose,
+        "--seed": seed is not None,
+        "--greedy": greedy,
+        "--stop": bool(stop),
+        "a rule such as --regex": rule is not None,
+        "--count": bool(count and count > 1),
+        "--until-end": until_end is True,
+        "--no-until-end": until_end is False,
+        "--state": state is not None,
+        "--save-state": save_state is not None,
+        **{"--" + name.replace("_", "-"): True for name in sorted(sampling.model_fields_set)},
+    }
+    check_beam(beam, count, given)
     if choose:
-        unused = {"--json": as_json, "--interactive": interactive, "--novelty": novelty}
-        unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop)}
-        unused |= {"a rule such as --regex": rule is not None}
-        unused |= {"--count": bool(count and count > 1)}
-        unused |= {"--until-end": until_end is True, "--no-until-end": until_end is False}
-        _check_choosing(sampling, unused)
+        _check_choosing(given)
     from scriven.session import load
 
     writing = {"length": length, "stop": _stops(stop or []), **sampling.model_dump()}
@@ -213,7 +227,8 @@ def sample(
     if files.given:
         count = 1
     if count is None:  # whole items, unless all would be the same or would repeat the items of the prompt
-        count = ITEMS if lines and writing["until_end"] and writing["temperature"] and "\n" not in prompt else 1
+        several = lines and writing["until_end"] and writing["temperature"] and "\n" not in prompt
+        count = min(ITEMS, beam or ITEMS) if several else 1
     _note_unknown(model, prompt)
     if choose:
         _choose(model, prompt, length)
@@ -225,6 +240,8 @@ def sample(
             session.read(prompt)
             _show(prompt, session.write(piece=_piece(), **writing))
         files.save(session)
+    elif beam:
+        _write_likeliest(model, {"prompt": prompt, "beam": beam, **writing}, count, as_json=as_json)
     elif count == 1 and not (as_json or novelty):
         _show(prompt, _stream(model, prompt, seed, writing))
     else:
@@ -302,12 +319,11 @@ def _check_novelty(novelty: bool, interactive: bool, until_end: bool) -> None:
         raise UsageError(f"--novelty compares whole documents; drop {flag}")
 
 
-def _check_choosing(sampling: SamplingSettings, others: Mapping[str, bool]) -> None:
-    """Raises UsageError when other flags would do nothing, or without a terminal."""
+def _check_choosing(given: Mapping[str, bool]) -> None:
+    """Raises UsageError when other flags are given that would do nothing, or without a terminal."""
     from scriven.cli.choose import check_terminal
 
-    unused = [flag for flag, given in others.items() if given]
-    unused += ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set)]
+    unused = [flag for flag, is_given in given.items() if is_given and flag != "--choose"]
     if unused:
         raise UsageError(f"with --choose you pick what comes next, so {', '.join(unused)} would do nothing; drop one")
     check_terminal()
@@ -327,14 +343,16 @@ def _write_several(
     if training:
         texts = list(texts)
         known = _find_known(training, model, asked["prompt"], texts)
-    if as_json:
-        _put_json(texts, asked, known)
-    else:
-        one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
-        _show_all(texts, asked["prompt"], one_line=one_line)
+    _put_texts(model, texts, asked, known, as_json=as_json)
     if known:
         share = 100 * sum(known) / count
         sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
+
+
+def _write_likeliest(model: Model, writing: dict[str, Any], count: int, *, as_json: bool) -> None:
+    """Writes the `count` likeliest texts that a beam finds."""
+    asked = {name: writing[name] for name in BEAM_OPTIONS if name in writing}
+    _put_texts(model, model.find_likeliest(count=count, **asked), asked, as_json=as_json)
 
 
 def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
@@ -364,6 +382,24 @@ def _note_marks(prompt: str, tally: ReadCounts) -> str:
     return prompt
 
 
+def _put_texts(
+    model: Model,
+    texts: Iterable[WrittenText],
+    asked: dict[str, Any],
+    known: list[bool] | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Prints several texts as they come, with the log-probabilities of those that a beam found."""
+    if as_json:
+        _put_json(texts, asked, known)
+        return
+    one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
+    _show_all(texts, asked["prompt"], one_line=one_line)
+    if "beam" in asked:
+        note_probabilities(list(texts))
+
+
 def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> None:
     """Prints several texts, each on a line of its own or with a separator between them."""
     for n, written in enumerate(texts):
@@ -375,7 +411,8 @@ def _put_json(texts: Iterable[WrittenText], asked: dict[str, Any], known: list[b
     """Prints each text as JSON, with all that is needed to write it again."""
     for n, written in enumerate(texts):
         rule = {"rule": repr(asked["rule"])} if "rule" in asked else {}
-        row = {**asked, **rule, "seed": asked["seed"] + n, "text": written, "ended": written.ended}
+        row = {**asked, **rule, "text": written, "ended": written.ended}
+        row |= {"seed": asked["seed"] + n} if "seed" in asked else {"log_probability": written.log_probability}
         put_json(row | ({"known": known[n]} if known else {}))
         sys.stdout.flush()
 

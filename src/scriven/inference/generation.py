@@ -6,6 +6,7 @@ blocks, nor on the other texts of its batch.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -393,6 +394,12 @@ class StreamDecoder:
         self._decoder = vocabulary.decoder()
         self._stop = stop
         self._held = ""
+
+    def fork(self) -> StreamDecoder:
+        """Returns an independent decoder that continues from here."""
+        made = copy.copy(self)
+        made._decoder = self._decoder.copy()
+        return made
 
     def feed(self, ids: Ids) -> tuple[str, int]:
         """Decodes ids (T,). Returns the text that is certain now, and the number of ids that it took.
