@@ -18,8 +18,10 @@ import torch
 
 import scriven
 from scriven.cli import main
+from scriven.cli.sample import StateFiles
 from scriven.corpus import Corpus
 from scriven.corpus.build import build
+from scriven.errors import InputError
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.rules import Rule
@@ -164,6 +166,10 @@ def test_sample_continues_from_a_state(
     (tmp_path / "mine").write_text("a letter")
     assert "is no saved state" in failure(capsys, "sample", run, "--save-state", str(tmp_path / "mine"))[1]
     assert "mine is" in failure(capsys, "sample", run, "--state", str(tmp_path / "mine"))[1]
+    assert (tmp_path / "mine").read_text() == "a letter"
+    assert "no folder" in failure(capsys, "sample", run, "--save-state", str(tmp_path / "none" / "state"))[1]
+    with pytest.raises(InputError, match="is no saved state"):  # the file came while the text was written
+        StateFiles(None, tmp_path / "mine").save(model.session(seed=1))
     assert (tmp_path / "mine").read_text() == "a letter"
 
 

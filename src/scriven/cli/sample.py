@@ -277,15 +277,22 @@ class StateFiles:
         flags = [flag for flag, given in unused.items() if given]
         if self.given and flags:
             raise UsageError(f"{flags[0]}: a state is one text's, continued or saved as it is shown; drop one of them")
-        if self.after is not None and os.path.lexists(self.after):
-            from scriven.inference.saved_session import SavedSession
+        if self.after is not None and not self.after.parent.is_dir():
+            raise InputError(f"--save-state {self.after}: there is no folder {self.after.parent}; make it first")
+        self._check_replaceable()
 
-            try:
-                SavedSession.read(self.after)
-            except InputError:
-                raise InputError(
-                    f"--save-state {self.after} is there already, and is no saved state; choose another name"
-                ) from None
+    def _check_replaceable(self) -> None:
+        """Raises InputError if the file to write is there and is not a saved state."""
+        if self.after is None or not os.path.lexists(self.after):
+            return
+        from scriven.inference.saved_session import SavedSession
+
+        try:
+            SavedSession.read(self.after)
+        except InputError:
+            raise InputError(
+                f"--save-state {self.after} is there already, and is no saved state; choose another name"
+            ) from None
 
     def session(self, model: Model, seed: int | None) -> Session:
         """Returns the session to write in. Raises InputError if its file is not a state of this checkpoint."""
@@ -296,8 +303,12 @@ class StateFiles:
         return load_session(self.before, model, seed=first_seed(seed))
 
     def save(self, session: Session) -> None:
-        """Saves the session, if a file was named. Raises InputError if it cannot be written."""
+        """Saves the session, if a file was named. Raises InputError if it cannot be written, or would replace another.
+
+        Another program may have made a file of that name while the text was written.
+        """
         if self.after is not None:
+            self._check_replaceable()
             session.save(self.after)
 
 
