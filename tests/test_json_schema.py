@@ -125,6 +125,15 @@ def test_a_schema_within_itself_goes_down_three_times() -> None:
         Rule.json_schema({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]})
 
 
+def test_a_reference_leads_to_an_item_of_an_array() -> None:
+    schema = {"anyOf": [{"const": "a"}, {"type": "array", "items": {"$ref": "#/anyOf/0"}, "maxItems": 1}]}
+    assert all(obeys(schema, text) for text in ('"a"', "[]", '["a"]'))
+    assert not obeys(schema, "[[]]")
+    for place in ("#/anyOf/2", "#/anyOf/-1", "#/anyOf/00", "#/anyOf/a"):
+        with pytest.raises(UsageError, match="there is no such place"):
+            Rule.json_schema({**schema, "anyOf": [*schema["anyOf"], {"$ref": place}][::2]})
+
+
 @pytest.mark.parametrize(
     ("schema", "place", "said"),
     [

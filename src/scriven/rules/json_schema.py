@@ -161,9 +161,10 @@ class _Builder:
         target = self._root
         for step in reference[1:].split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
-            if not isinstance(target, dict) or name not in target:
+            inside = {str(at): each for at, each in enumerate(target)} if isinstance(target, list) else target
+            if not isinstance(inside, dict) or name not in inside:
                 _refuse(place, f"$ref {_shown(reference)}: there is no such place in this schema")
-            target = target[name]
+            target = inside[name]
         self._open[reference] += 1
         found = self._build(target, reference)
         self._open[reference] -= 1
