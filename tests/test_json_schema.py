@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
@@ -81,7 +81,11 @@ def grown(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @given(schema=st.recursive(simple, grown, max_leaves=4), seed=st.integers(0, 99))
 def test_texts_that_obey_satisfy_the_schema(schema: Any, seed: int) -> None:
-    automaton = Rule.json_schema(schema).compile(VOCABULARY, states=100_000)
+    try:
+        automaton = Rule.json_schema(schema).compile(VOCABULARY, states=100_000)
+    except UsageError as error:
+        assume("with all repetitions written out" not in str(error))
+        raise
     text = some_text(automaton, np.random.default_rng(seed))
     assert accepts(automaton, text)
     value = json.loads(text)
