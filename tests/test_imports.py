@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
     errors arrays runtime arguments strict_json settings settings_checks loss events vocabulary
-    rules.patterns rules.json_schema rules.automaton rules penalties
+    rules.patterns rules.json_schema rules.alphabet rules.automaton rules penalties
     recipes starts
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw

@@ -15,7 +15,8 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from scriven.errors import UsageError
 from scriven.rules import Rule
-from scriven.rules.automaton import REFUSED, Automaton
+from scriven.rules.alphabet import REFUSED
+from scriven.rules.automaton import Automaton
 from scriven.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.of("\n\t " + "".join(map(chr, range(33, 127))) + "éß")

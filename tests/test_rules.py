@@ -6,17 +6,19 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scriven
 from scriven.errors import UsageError
 from scriven.rules import Rule
-from scriven.rules.automaton import REFUSED
+from scriven.rules.alphabet import REFUSED
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n\t aAbé_1٣,ß"
 VOCABULARY = Vocabulary.of(LETTERS)
+BYTES = Vocabulary.of_bytes()
+SPELLED = "a\n\x7f\x80\u07ff\u0800é٣\ud7ff\ue000\uffff\U00010000\U0003ffff\U00040000\U0010ffff中"  # 1 to 4 bytes
 
 
 def obeys(rule: Rule, text: str, vocabulary: Vocabulary = VOCABULARY) -> bool:
@@ -169,8 +171,9 @@ def test_what_no_text_obeys_is_refused_with_the_reason() -> None:
     ):
         with pytest.raises(UsageError, match=re.escape(said)):
             rule.compile(VOCABULARY)
-    with pytest.raises(UsageError, match="a model of bytes"):
-        Rule.allow("a").compile(Vocabulary.of_bytes())
+    for vocabulary in (VOCABULARY, BYTES):
+        with pytest.raises(UsageError, match=re.escape("does not know '\\udcff' (U+DCFF)")):
+            Rule.contains("\udcff").compile(vocabulary)
     assert obeys(Rule.regex("a|x"), "a")
 
 
@@ -196,11 +199,117 @@ def test_the_boundary_ends_a_text_or_is_its_separator() -> None:
     separated = Rule.acrostic("ab").compile(names)
     ids = np.array([0, 2, names.boundary, 1])
     assert separated.ends
+    assert separated.advance(0, ids) != REFUSED
     assert separated.distance[separated.advance(0, ids)] == 0
     assert separated.least == 3
+    apart = Rule.regex("a\n\nb|a\nccccb").compile(Vocabulary.of("abc", "\n\n"))
+    assert apart.least == 3  # the second way needs a line feed alone, which no symbol is
+    assert not apart.allowed(apart.advance(0, np.array([0])), 2)[2]
+    assert Rule.regex("a\nb|acccc").compile(Vocabulary.of("abc", "\n\n")).least == 5
     ended = Rule.regex("ab?").compile(names, until_end=True)
     assert not ended.ends
     after = ended.advance(0, np.array([0, names.boundary]))
     assert ended.distance[after] == 0
     assert not ended.allowed(after, 9).any()
     assert ended.allowed(ended.advance(0, np.array([0])), 1).nonzero()[0].tolist() == [1, names.boundary]
+
+
+# --- models of bytes
+
+
+wide = st.recursive(
+    st.sampled_from(
+        ["a", "é", ".", "\\d", "\\w", "\\W", "\\s", "\\S", "[^é]", "[é-中]", "[\u07ff-\U00040000]", "[^\\w]"]
+    ),
+    grown,
+    max_leaves=6,
+)
+
+
+def matching(pattern: str, data: bytes) -> bool:
+    """Whether bytes are UTF-8 of a text that matches."""
+    try:
+        return re.fullmatch(pattern, data.decode()) is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def accepts(rule: Rule, data: bytes) -> bool:
+    automaton = rule.compile(BYTES)
+    state = automaton.advance(0, np.frombuffer(data, np.uint8).astype(np.int64))
+    return state != REFUSED and automaton.distance[state] == 0
+
+
+@settings(max_examples=40)
+@given(
+    pattern=wide,
+    text=st.text(st.sampled_from(SPELLED), max_size=5),
+    junk=st.binary(max_size=4),
+    place=st.integers(0, 9),
+)
+def test_bytes_obey_if_they_are_the_utf8_of_a_text_that_matches(
+    pattern: str, text: str, junk: bytes, place: int
+) -> None:
+    data = text.encode()
+    for each in (data, data[:-1], data[:place] + junk + data[place:], junk):
+        try:
+            assert accepts(Rule.regex(pattern), each) == matching(pattern, each)
+        except UsageError as error:
+            assert "no text" in str(error)
+            assert not matching(pattern, each)
+
+
+@pytest.mark.parametrize("pattern", ["\\w", "[^é-中\\s]"])
+def test_every_character_is_allowed_byte_by_byte_as_python_has_it(pattern: str) -> None:
+    """Of all code points, and of all two bytes."""
+    automaton, matches = Rule.regex(pattern).compile(BYTES), re.compile(pattern).fullmatch
+    points = np.array([point for point in range(0x110000) if not 0xD800 <= point < 0xE000], "<u4")
+    text = points.tobytes().decode("utf-32-le")
+    data = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    begins = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))
+    table, state = automaton.next[:, automaton.columns], np.zeros(len(points), np.int64)  # (S, V), (points,)
+    for place in range(4):
+        more = begins[:-1] + place < begins[1:]
+        state[more] = np.where(state[more] < 0, REFUSED, table[state[more], data[begins[:-1][more] + place]])
+    found = (state != REFUSED) & (automaton.distance[state] == 0)
+    assert np.array_equal(found, [matches(each) is not None for each in text])
+    firsts = np.repeat(table[0, :256], 256)
+    both = np.where(firsts < 0, REFUSED, table[firsts, np.tile(np.arange(256), 256)])
+    two = (both != REFUSED) & (automaton.distance[both] == 0)
+    assert two.tolist() == [matching(pattern, bytes([one, other])) for one in range(256) for other in range(256)]
+
+
+@settings(max_examples=40)
+@given(pattern=wide, data=st.text(st.sampled_from(SPELLED), max_size=4).map(str.encode), cut=st.integers(0, 12))
+def test_a_distance_in_bytes_is_that_to_the_end_of_a_text(pattern: str, data: bytes, cut: int) -> None:
+    automaton = Rule.regex(f"(?:{pattern})|中{{2}}").compile(BYTES)
+    state = automaton.advance(0, np.frombuffer(data[:cut], np.uint8).astype(np.int64))
+    if state == REFUSED:
+        return
+    reached, steps = {state}, 0
+    while not any(automaton.distance[each] == 0 for each in reached):
+        reached = {int(after) for each in reached for after in automaton.next[each] if after >= 0}
+        steps += 1
+    assert automaton.distance[state] == steps
+
+
+def test_states_inside_of_characters_are_few_and_counted() -> None:
+    assert len(Rule.regex("[a-z]+").compile(BYTES).next) == 2 + 1
+    assert len(Rule.regex(".*").compile(BYTES).next) == 1 + 7 + 1  # one for each form of what the first byte leaves
+    assert len(Rule.regex(".*中.*").compile(BYTES).next) < 20
+    assert len(Rule.regex("\\w{1,3}").compile(BYTES, states=1000).next) < 1000
+    with pytest.raises(UsageError, match="more than 5,000 states"):
+        Rule.regex("\\w{1,100}").compile(BYTES, states=1000)
+
+
+def test_the_boundary_of_bytes_ends_a_text_or_is_its_separator() -> None:
+    names = Vocabulary.of_bytes("\né")
+    ids = np.array([*b"a", names.boundary, *b"b"])
+    separated = Rule.regex("a\né[bc]").compile(names)
+    assert separated.advance(0, ids) != REFUSED
+    assert separated.distance[separated.advance(0, ids)] == 0
+    assert separated.least == 3
+    ended = Rule.regex("é?").compile(names, until_end=True)
+    inside = ended.advance(0, np.array([0xC3]))
+    assert ended.allowed(inside, 9).nonzero()[0].tolist() == [0xA9]
+    assert ended.allowed(ended.advance(0, np.array([0xC3, 0xA9])), 9).nonzero()[0].tolist() == [names.boundary]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections import Counter
@@ -18,8 +19,9 @@ from scriven.kernels import native_library
 from scriven.rules import Rule
 from scriven.session import Model, load_session
 from scriven.settings import Settings
-from small_model import Text, favour, mixture, predictor
-from test_session import LETTERS, make_run
+from scriven.vocabulary import Vocabulary
+from small_model import Text, favour, mixture, predictor, predictor_of
+from test_session import LETTERS
 from test_session import model as model  # noqa: PLC0414 - a fixture
 
 WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # numpy and native code
@@ -214,10 +216,59 @@ def test_a_rule_that_cannot_hold_is_refused_before_anything_is_written(model: Mo
     assert model.sample(length=0, rule=Rule.regex("a*")) == ""
 
 
-def test_a_model_of_bytes_takes_no_rules(tmp_path: Path) -> None:
-    from scriven.session import load
-    from scriven.vocabulary import Vocabulary
+WIDE = {
+    "any": ("(.|\n)*", Rule.regex("(.|\n)*")),
+    "letters": ("\\w+ \\w+", Rule.regex("\\w+ \\w+")),
+    "two characters": ("[^a]{2}", Rule.regex("[^a]{2}")),
+    "Chinese": ("[一-龥]{1,3}。", Rule.regex("[一-龥]{1,3}。")),
+    "rhymes": ("(.*é\n)*.*é", Rule.rhyme("é")),
+}
 
-    model = load(make_run(tmp_path / "bytes", Vocabulary.of_bytes(), {"unit": "byte"}))
-    with pytest.raises(UsageError, match="a model of bytes"):
-        model.sample(rule=Rule.allow("a"))
+
+def bytes_model(way: str | None, separator: str | None = None) -> Model:
+    plain = predictor_of(Vocabulary.of_bytes(separator))
+    if separator is not None:
+        favour(plain, plain.vocabulary.boundary, 3)
+    return Model(Predictor(plain.model, plain.vocabulary, "fp32", writing=way), Settings())
+
+
+@pytest.mark.parametrize("separator", [None, "\n"])
+@pytest.mark.parametrize("name", WIDE)
+def test_every_text_of_a_model_of_bytes_obeys_and_is_utf8(name: str, separator: str | None) -> None:
+    pattern, rule = WIDE[name]
+    numpy, *native = [bytes_model(way, separator) for way in WAYS[:2]]
+    for length in (12, 13, 14, 15):
+        texts = list(numpy.samples(20, length=length, rule=rule, seed=1, temperature=2.0))
+        for text in texts:
+            assert re.fullmatch(pattern, text), text
+            assert len(text.encode()) <= length
+            assert "\ufffd" not in text or "\ufffd".encode() in text.encode()
+        for other in native:
+            assert list(other.samples(20, length=length, rule=rule, seed=1, temperature=2.0)) == texts
+
+
+def test_the_length_of_a_rule_is_counted_in_bytes() -> None:
+    model = bytes_model(None)
+    assert model.sample(length=6, rule=Rule.regex("[一-龥]{2}"), seed=1)
+    with pytest.raises(UsageError, match="has 6 bytes, and length is 5; give at least 6"):
+        model.sample(length=5, rule=Rule.regex("[一-龥]{2}"))
+
+
+def test_a_text_of_bytes_has_the_product_of_masked_probabilities() -> None:
+    """Over all texts of a small language, the probabilities add up to 1."""
+    model, rule = bytes_model(None), Rule.regex("(é|中|a){1,2}")
+    texts = ["".join(each) for length in (1, 2) for each in itertools.product("é中a", repeat=length)]
+    chances_of = {text: math.exp(-model.rule_nats(text, rule, length=6)) for text in texts}
+    assert sum(chances_of.values()) == pytest.approx(1, abs=1e-9)
+    assert all(chance > 0 for chance in chances_of.values())
+    assert math.isinf(model.rule_nats("é中b", rule, length=6))
+
+
+def test_a_model_of_bytes_writes_json() -> None:
+    model = bytes_model(WAYS[-1])
+    schema = {"type": "object", "properties": {"größe": {"type": "integer"}, "b": {"type": "string", "maxLength": 3}}}
+    rule = Rule.json_schema(schema | {"required": ["größe"]})
+    for text in model.samples(20, length=60, rule=rule, seed=1, temperature=2.0):
+        found = json.loads(text)
+        assert isinstance(found["größe"], int)
+        assert len(found.get("b", "")) <= 3

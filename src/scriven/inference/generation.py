@@ -111,8 +111,8 @@ def begin_rule(
     automaton = rule.compile(vocabulary, until_end=until_end, states=states)
     if automaton.least > length:
         raise UsageError(
-            f"{rule.describe()}: the shortest text that obeys has {automaton.least:,} characters, and length is "
-            f"{length:,}; give at least {automaton.least:,}"
+            f"{rule.describe()}: the shortest text that obeys has {automaton.least:,} {vocabulary.unit}s, and length "
+            f"is {length:,}; give at least {automaton.least:,}"
         )
     return RulePlace(automaton, 0, length)
 

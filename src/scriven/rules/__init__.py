@@ -109,7 +109,7 @@ class Rule:
         """Returns the automaton over the symbols of a vocabulary; see `scriven.rules.automaton`.
 
         With `until_end`, the boundary of a model of documents ends a text. Raises UsageError if no text obeys, saying
-        why, if the rule needs more than `states` states, or for a model of bytes.
+        why, and if the rule needs more than `states` states.
         """
         return _compile(self, vocabulary, bool(until_end), states)
 
@@ -118,8 +118,6 @@ class Rule:
 def _compile(rule: Rule, vocabulary: Vocabulary, until_end: bool, states: int) -> Automaton:
     from scriven.rules.automaton import compile_automaton, unknown_literals  # noqa: PLC0415 - it imports numpy
 
-    if vocabulary.unit == "byte":
-        raise UsageError("rules are about characters, and this is a model of bytes; train one of characters")
     nodes = [tree(*part) for part in rule.parts]
     found = compile_automaton(nodes, vocabulary, until_end=until_end, states=states)
     if not found.missing:

@@ -3,7 +3,8 @@
 Each tree becomes the automaton of its positions (Glushkov): a position is a set of characters in the tree, and a state
 is the set of positions that may come next. Sets of positions are ints, whose bits are the positions. A state of the
 result has one such set for each rule, so that all rules hold together. Characters that are alike to all rules share a
-column of the table. Only states that are reached are made, and their number is bounded.
+column of the table; for a model of bytes, the table is then made over bytes. Only states that are reached are made, and
+their number is bounded.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
+from scriven.rules.alphabet import REFUSED, SURROGATES, ByteRows, Classes, Int32s, classify
 from scriven.rules.patterns import (
-    KINDS,
     Alternatives,
     CharacterSet,
     Node,
@@ -32,12 +33,10 @@ from scriven.vocabulary import Vocabulary
 
 TRANSITIONS_PER_STATE = 100  # on average, at most
 STEPS_PER_STATE = 400  # positions looked at while the states are made, on average
+BYTE_STATES = 5  # for each state of a rule, on average, at most, with those inside of characters
 PARTS = 5_000  # of a tree, once its repetitions are written out
-REFUSED = -1  # in place of a next state
 NEVER = np.iinfo(np.int32).max  # the distance of a state that accepts no text
 TOO_LARGE = "write it with fewer repetitions and alternatives, or give fewer rules at once"
-
-Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,69 +121,60 @@ def _log_sum(logits: Float64s) -> float:
 
 
 def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_end: bool, states: int) -> Automaton:
-    """Returns the automaton of the texts that match all trees, over a vocabulary of characters.
+    """Returns the automaton of the texts that match all trees, over the symbols of a vocabulary.
 
     With `until_end` the boundary ends a text; without, it is the characters of the separator. Raises UsageError for
     rules that need more `states`.
     """
+    if any(count_parts(node) > PARTS for node in nodes):
+        raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
     separator = "" if until_end else vocabulary.separator or ""
-    characters = [*map(chr, vocabulary.symbols), *separator]
-    classes, count, sets = _classes_of(nodes, characters)
-    parts = [_Positions(node, sets, count, states) for node in nodes]
-    strings: list[list[int]] = [[each] for each in range(count)]
-    known = len(vocabulary.symbols)
-    if separator:
-        strings.append(classes[known:])
-    rows, accepts = _explore(parts, strings, states)
-    columns = np.full(vocabulary.size, count + 1, np.int32)  # (V,); the last column is always refused
-    columns[:known] = classes[:known]
+    classes = classify(character_sets(nodes), vocabulary, separator)
+    parts = [_Positions(node, classes.sets, classes.count, states) for node in nodes]
+    rows, accepts = _explore(parts, classes.of_text(separator), states)
+    after, columns = _table_of_symbols(rows, classes, vocabulary, states)
+    after_end, width = after.shape
+    table = np.full((after_end + 1, width + 2), REFUSED, np.int32)  # (S, C); the last state is that after an end
+    table[:after_end, :width] = after
+    accepts += [False] * (after_end - len(rows))  # inside of a character
     if vocabulary.boundary is not None:
-        columns[vocabulary.boundary] = count
-    after_end = len(rows)
-    table = np.full((after_end + 1, count + 2), REFUSED, np.int32)  # (S, C); the last state is that after an end
-    for state, row in enumerate(rows):
-        table[state, : len(row)] = row
+        columns[vocabulary.boundary] = width
+    if separator:
+        table[: len(rows), width] = [row[classes.count] for row in rows]
     ending = until_end and vocabulary.boundary is not None
     if ending:
-        table[:after_end, count] = np.where(accepts, after_end, REFUSED)
+        table[:after_end, width] = np.where(accepts, after_end, REFUSED)
     distance = _distances([set(row) for row in table.tolist()], [*accepts, True])
     table[np.append(distance, NEVER)[table] == NEVER] = REFUSED  # index -1 is REFUSED
     return Automaton(table, columns, distance, not ending)
 
 
+def _table_of_symbols(
+    rows: list[list[int]], classes: Classes, vocabulary: Vocabulary, states: int
+) -> tuple[Int32s, Int32s]:
+    """Returns the next states (S, C) after a symbol of each column, and the column (V,) of each symbol.
+
+    Symbols that are never allowed have a column that the table lacks, the next but one after its last.
+    """
+    if vocabulary.unit == "byte":
+        bytewise = ByteRows(classes, partial(check_size, BYTE_STATES * states)).convert(rows)
+        table, known = np.unique(bytewise, axis=1, return_inverse=True)
+        numbers = known.reshape(-1)
+    else:
+        table = np.array([row[: classes.count] for row in rows], np.int32).reshape(len(rows), classes.count)
+        numbers = np.array(classes.of_text("".join(map(chr, vocabulary.symbols))), np.int32)
+        table[:, np.setdiff1d(np.arange(classes.count), numbers)] = REFUSED  # of the separator alone
+    columns = np.full(vocabulary.size, table.shape[1] + 1, np.int32)
+    columns[: len(vocabulary.symbols)] = numbers
+    return table, columns
+
+
 def unknown_literals(nodes: Sequence[Node], vocabulary: Vocabulary) -> list[str]:
-    """Returns the characters that the trees name by themselves and that are not in the vocabulary, each once."""
-    literals = {each.literal for each in character_sets(nodes)} - {None, *map(chr, vocabulary.symbols)}
-    return sorted(each for each in literals if each is not None)
-
-
-def _classes_of(nodes: Sequence[Node], characters: list[str]) -> tuple[list[int], int, dict[CharacterSet, list[int]]]:
-    """Returns the class of each character, the number of classes, and the classes that each set in the trees has."""
-    if any(count_parts(node) > PARTS for node in nodes):
-        raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
-    sets = character_sets(nodes)
-    points = np.array([ord(each) for each in characters], np.int64)
-    kinds = {name: np.array([bool(test(each)) for each in characters], np.bool_) for name, test in KINDS.items()}
-    members = np.array([_members(each, points, kinds) for each in sets], np.bool_).reshape(len(sets), len(points))
-    alike = dict[bytes, int]()
-    packed = np.packbits(members, axis=0).T  # (characters, sets / 8)
-    classes = [alike.setdefault(row.tobytes(), len(alike)) for row in packed]
-    firsts = np.unique(np.array(classes, np.int64), return_index=True)[1]
-    held = {each: np.flatnonzero(members[row, firsts]).tolist() for row, each in enumerate(sets)}
-    return classes, len(alike), held
-
-
-def _members(of: CharacterSet, points: Ids, kinds: dict[str, Bools]) -> Bools:
-    """Returns which code points (M,) are in a set."""
-    found = np.zeros(len(points), np.bool_)
-    for first, last in of.ranges:
-        found |= (points >= first) & (points <= last)
-    for kind in of.kinds:
-        found |= kinds[kind] if kind in kinds else ~kinds[kind.lower()]
-    found = ~found if of.negated else found
-    for first, last in of.without:
-        found &= (points < first) | (points > last)
-    return found
+    """Returns the characters that the trees name by themselves and that a model cannot write, each once."""
+    literals = {each.literal for each in character_sets(nodes)} - {None}
+    if vocabulary.unit == "byte":
+        return sorted(each for each in literals if each is not None and ord(each) in SURROGATES)
+    return sorted(each for each in literals.difference(map(chr, vocabulary.symbols)) if each is not None)
 
 
 @dataclass(frozen=True)
@@ -327,18 +317,18 @@ def check_size(most: int, states: int, transitions: int = 0, looked_at: int = 0)
         raise UsageError(f"the rule needs more than {most:,} states, or as much work; {TOO_LARGE}")
 
 
-def _explore(
-    parts: Sequence[_Positions], strings: Sequence[Sequence[int]], most: int
-) -> tuple[list[list[int]], list[bool]]:
-    """Returns the states that are reached: the next ones after each string of classes, and whether each accepts."""
+def _explore(parts: Sequence[_Positions], separator: Sequence[int], most: int) -> tuple[list[list[int]], list[bool]]:
+    """Returns the states that are reached, and whether each accepts: the next ones after each class.
+
+    After those come the next ones after all classes of the separator, if there is one.
+    """
     start = (0,) * len(parts)
     numbers, found = {start: 0}, [start]
     rows = list[list[int]]()
-    single = all(len(each) == 1 for each in strings)
     while len(rows) < len(found):
         state = found[len(rows)]
-        by_part = [part.row(own) for part, own in zip(parts, state, strict=True)]
-        after = list(zip(*by_part, strict=True)) if single else [_read(parts, state, each) for each in strings]
+        after = list(zip(*(part.row(own) for part, own in zip(parts, state, strict=True)), strict=True))
+        after += [_read(parts, state, separator)] if separator else []
         row = []
         for each in after:
             number = REFUSED if min(each) < 0 else numbers.setdefault(each, len(found))
@@ -346,7 +336,7 @@ def _explore(
                 found.append(each)
             row.append(number)
         rows.append(row)
-        check_size(most, len(found), len(rows) * len(strings))
+        check_size(most, len(found), len(rows) * len(row))
     accepts = [all(part.accepts(own) for part, own in zip(parts, state, strict=True)) for state in found]
     return rows, accepts
 
@@ -354,7 +344,9 @@ def _explore(
 def _read(parts: Sequence[_Positions], state: tuple[int, ...], classes: Sequence[int]) -> tuple[int, ...]:
     """Returns the state after several characters; any part may have refused one."""
     for each in classes:
-        state = tuple(part.row(own)[each] if own >= 0 else REFUSED for part, own in zip(parts, state, strict=True))
+        state = tuple(
+            part.row(own)[each] if own >= 0 and each >= 0 else REFUSED for part, own in zip(parts, state, strict=True)
+        )
     return state
 
 
