@@ -11,10 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from scriven.arrays import Float32s, Float64s, Ids
-from scriven.settings import SamplingSettings
+from scriven.settings import DRY_MATCH, LONGEST_PAST, SamplingSettings
 
-LONGEST = 4096  # ids that a row remembers: repeat_last_n and dry_penalty_last_n have this bound
-DRY_MATCH = 64  # symbols of a repetition that DRY compares at most
 DRY_MOST = 1e6  # what DRY takes from a logit at most
 NOTHING = np.empty(0, np.int64)
 
@@ -36,7 +34,7 @@ class Past(NamedTuple):
 
     def advance(self, ids: Ids) -> Past:
         """Returns the past after ids (T,) more, with the bound as it is now."""
-        return self._replace(ids=np.concatenate((self.ids, ids))[-LONGEST:])
+        return self._replace(ids=np.concatenate((self.ids, ids))[-LONGEST_PAST:])
 
 
 def begin_past(settings: SamplingSettings, bias: Float32s | None = None) -> Past | None:

@@ -32,6 +32,8 @@ PLAINER = {
 }
 ACTIVATIONS = ("tanh", "relu")
 MOST_NAMED = 5  # settings in an error
+LONGEST_PAST = 4096  # characters written last that a penalty looks at, at most
+DRY_MATCH = 64  # characters of a repetition that DRY compares, at most
 TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
 RENAMED = {  # settings by the names that files of earlier versions have
     "training.returns": "training.max_rollbacks",
@@ -557,7 +559,7 @@ class SamplingSettings(Frozen):
         0.0, "subtract this from a character's logit for each time that it was written before", ge=-100, le=100
     )
     repeat_last_n: int = setting(
-        64, "how many of the last characters written the three penalties above look at", ge=0, le=4096
+        64, "how many of the last characters written the three penalties above look at", ge=0, le=LONGEST_PAST
     )
     dry_multiplier: float = setting(
         0.0,
@@ -568,9 +570,11 @@ class SamplingSettings(Frozen):
     )
     dry_base: float = setting(1.75, "DRY: how the penalty grows with each character repeated", ge=1, le=100)
     dry_allowed_length: int = setting(
-        10, "DRY: characters that may be repeated before the next has a penalty", ge=1, le=64
+        10, "DRY: characters that may be repeated before the next has a penalty", ge=1, le=DRY_MATCH
     )
-    dry_penalty_last_n: int = setting(1024, "DRY: how many of the last characters written it looks at", ge=1, le=4096)
+    dry_penalty_last_n: int = setting(
+        1024, "DRY: how many of the last characters written it looks at", ge=1, le=LONGEST_PAST
+    )
 
     @property
     def looks_back(self) -> bool:

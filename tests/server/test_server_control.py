@@ -173,6 +173,10 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
     assert ChatTemplate.named("<{content}>").prompt(messages[:1]) == "<hi {role}><"
     with pytest.raises(UsageError, match="--chat-template 'x': give plain or roles, or a text"):
         ChatTemplate.named("x")
+    for text in ("{x}", "{content}{x}", "{role}{content}{}"):
+        with pytest.raises(UsageError, match=r"\{x?\} is no field of a message; give \{role\} and \{content\}"):
+            ChatTemplate.named(text)
+    assert ChatTemplate.named('{"{role}": "{content}"}\n').stop == '"}\n{"'
     with pytest.raises(UsageError, match="it has 257 characters that end an answer; give at most 256"):
         ChatTemplate.named("{content}" + 257 * ".")
     app = make_app({"json": JSON}, chat_template=ChatTemplate.named("a{content}b{role}"))
@@ -193,7 +197,8 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
         ({"messages": [{"role": "user"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: not supported"),
-        ({"response_format": {"type": "xml"}}, "response_format: type is one of"),
+        ({"response_format": {"type": "xml"}}, "response_format 'xml': input should be"),
+        ({"response_format": {"type": "text", "scheme": {}}}, "unrecognized field: response_format.scheme"),
         ({"response_format": {"type": "json_object"}, "stop": "a"}, "stop may end a text"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "mean the same"),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scriven.arrays import Ids
 from scriven.inference.boundaries import LineRule, UnitRule
 from scriven.inference.surprisal import ENDS, SUMS, Scored, SurprisalSum, SurprisalSums
-from scriven.inference.units import SHOWN, units
+from scriven.inference.units import SHOWN, UnitReader, Units
 from scriven.vocabulary import Vocabulary
 
 Columns = dict[str, list[Any]]  # lists of the same length, by the names of the columns
@@ -104,19 +104,52 @@ def unit_tables(
     names: Sequence[str],
 ) -> Iterator[Columns]:
     """Yields the columns of these names, in parts: those of the units that end in one piece of the text."""
-    words, has_documents = _WordNumbers(), vocabulary.boundary is not None
-    empty_rows = has_documents and isinstance(rule, LineRule)
-    for some in units(vocabulary, pieces, rule):
+    reader = UnitTableReader(vocabulary, rule, places=places, names=names)
+    for piece in pieces:
+        yield from reader.read(piece)
+    yield from reader.finish()
+
+
+class UnitTableReader:
+    """Makes the columns of the units of a text that comes piece by piece."""
+
+    def __init__(self, vocabulary: Vocabulary, rule: UnitRule, *, places: TextPlaces, names: Sequence[str]) -> None:
+        """`names` are the columns; `places` numbers the rows."""
+        self._units, self._words, self._places, self._names = (
+            UnitReader(vocabulary, rule),
+            _WordNumbers(),
+            places,
+            names,
+        )
+        self._has_documents = vocabulary.boundary is not None
+        self._empty_rows = self._has_documents and isinstance(rule, LineRule)
+
+    def read(self, piece: Scored) -> Iterator[Columns]:
+        """Yields the columns of the units that end in the next piece."""
+        return map(self._columns, self._units.read(piece))
+
+    def finish(self) -> Iterator[Columns]:
+        """Yields the columns of the last units, and of the empty documents after them."""
+        yield from map(self._columns, self._units.finish())
+        if self._empty_rows and (rest := list(self._places.pass_empty())):
+            yield {
+                name: rest if name == self._places.unit else [value_without_text(name)] * len(rest)
+                for name in self._names
+            }
+
+    def _columns(self, some: Units) -> Columns:
+        """Returns the columns of some units, with rows for the empty documents before each."""
+        places, names = self._places, self._names
         places.long += sum(len(text) >= SHOWN for text in some.texts)
         order: Sequence[int | None] = range(len(some.texts))
         numbers: list[int] = (some.lines + 1).tolist()
-        if empty_rows:
+        if self._empty_rows:
             order, numbers = places.with_empty(len(some.texts))
-        elif has_documents:
+        elif self._has_documents:
             numbers = places.number(some.lines)
         values: dict[str, Callable[[], list[Any]]] = {
             "text": partial(list, some.texts),
-            "word": partial(words.number, some.lines),
+            "word": partial(self._words.number, some.lines),
             "entropy": partial(_in_bits, some.entropy),
             **{name: partial(_to_list, measure) for name, measure in some.sums.measures().items()},
         }
@@ -126,9 +159,7 @@ def unit_tables(
                 name: [value_without_text(name) if at is None else column[at] for at in order]
                 for name, column in table.items()
             }
-        yield {name: numbers if name == places.unit else table[name] for name in names}
-    if empty_rows and (rest := list(places.pass_empty())):
-        yield {name: rest if name == places.unit else [value_without_text(name)] * len(rest) for name in names}
+        return {name: numbers if name == places.unit else table[name] for name in names}
 
 
 class _WordNumbers:

@@ -42,10 +42,10 @@ def units(vocabulary: Vocabulary, pieces: Iterable[Scored], rule: UnitRule) -> I
 
     The rule is not used for pieces that have the ends of their units.
     """
-    begun = _Begun(vocabulary, rule)
+    reader = UnitReader(vocabulary, rule)
     for piece in pieces:
-        yield from begun.read(piece)
-    yield from begun.finish()
+        yield from reader.read(piece)
+    yield from reader.finish()
 
 
 def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: UnitRule) -> Iterator[Scored]:
@@ -83,10 +83,14 @@ def _mark_last(chunks: Iterable[Ids]) -> Iterator[tuple[Ids, bool]]:
     yield held, True
 
 
-class _Begun:
-    """The unit that has not ended yet: its sums, its line, and the beginning of its ids."""
+class UnitReader:
+    """Divides a text that comes piece by piece into units.
+
+    It keeps the unit that has not ended yet: its sums, its line, and the beginning of its ids.
+    """
 
     def __init__(self, vocabulary: Vocabulary, rule: UnitRule) -> None:
+        """`rule` is a new one: it remembers the text, too."""
         self._vocabulary, self._rule = vocabulary, rule
         self._feed, self._carriage = (int(vocabulary.encode(end)[0]) for end in "\n\r")
         self._line, self._last = 0, -1  # lines that have ended, and the last id of them

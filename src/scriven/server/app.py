@@ -103,6 +103,7 @@ ROUTES = (
     Route("/score", scoring.score, methods=["POST"]),
     Route("/extract", extraction.extract, methods=["POST"]),
     Route("/states", utility_routes.create_state, methods=["POST"]),
+    Route("/states/{handle}", utility_routes.download_state, methods=["GET"]),
     Route("/states/{handle}", utility_routes.delete_state, methods=["DELETE"]),
     Route("/health/live", utility_routes.live, methods=["GET"]),
     Route("/health/ready", utility_routes.ready, methods=["GET"]),
@@ -114,7 +115,7 @@ OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
 WAY_OUT = "use POST /v1/completions to generate text; /openapi.json lists all paths"
 NO_TRAININGS = TrainingPolicy(ServedCheckpoint, refusal="this server was started with --no-training")
 STREAMED = ("/score",)  # paths that accept text/plain of any length
-UPLOADS = ("/extract",)  # paths that accept a file
+UPLOADS = ("/extract", "/states")  # paths that accept a file
 
 
 def make_app(

@@ -5,6 +5,7 @@ The template makes one prompt of all messages. Its answer is the text that the m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from scriven.server.requests import LIMITS, ChatBody, ChatMessage
 from scriven.server.shared import parse_request
 
 TEMPLATES = {"plain": "{content}", "roles": "{role}: {content}\n"}  # by name
+FIELD = re.compile(r"\{\w*\}")
 ANSWERS = "assistant"  # the role of what the model writes
 
 
@@ -31,6 +33,11 @@ class ChatTemplate:
     text: str = TEMPLATES["plain"]
 
     def __post_init__(self) -> None:
+        others = [each for each in FIELD.findall(self.text) if each not in ("{content}", "{role}")]
+        if others:
+            raise UsageError(
+                f"--chat-template {self.text!r}: {others[0]} is no field of a message; give {{role}} and {{content}}"
+            )
         if self.text.count("{content}") != 1:
             raise UsageError(
                 f"--chat-template {self.text!r}: give {' or '.join(TEMPLATES)}, or a text with {{content}} in it once, "

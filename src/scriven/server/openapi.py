@@ -26,6 +26,7 @@ from scriven.server.requests import (
     StateBody,
     TokenizeBody,
     TrainingBody,
+    UnitBody,
 )
 from scriven.server.responses import answer
 
@@ -198,7 +199,10 @@ class ScoreReply(Reply):
     bits_per_byte: float | None
     protocol: Literal["adaptive"] = Field("adaptive", description="only if the model learned while it read")
     state: str | None = Field("", description=STATE)
-    surprisal: list[float] = Field(description="of each symbol, in nats")
+    surprisal: list[float] = Field([], description="of each symbol, in nats; left out with `by`")
+    units: dict[str, list[Value]] = Field(
+        {}, description="only with `by`: the columns of scriven score --by, with a value for each unit"
+    )
 
 
 class StateReply(Reply):
@@ -338,6 +342,7 @@ JSON = "application/json"
 LINES = "application/x-ndjson"
 EVENTS = "text/event-stream"
 PLAIN = "text/plain"
+FILE = "application/octet-stream"
 OPENMETRICS = "application/openmetrics-text"
 BODIES = (ChatBody, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
 REFUSALS = {
@@ -352,7 +357,13 @@ REFUSALS = {
     500: "an internal error, or the model's numbers overflow",
     503: "the request took too long, or the server is not ready",
 }
-MODEL = {"name": "model", "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+def _text_query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+MODEL = _text_query("model")
 
 
 @dataclass(frozen=True)
@@ -381,7 +392,8 @@ class Operation:
                 content[PLAIN] = {"schema": {"type": "string"}}
             operation["requestBody"] = {"required": True, "content": content}
         if self.upload:
-            operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
+            body = operation.setdefault("requestBody", {"required": True, "content": {}})
+            body["content"][FILE] = {}
         return operation
 
     def _responses(self, schemas_of: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -409,7 +421,7 @@ OPERATIONS = (
         ScoreBody,
         (LINES,),
         plain=True,
-        query=(MODEL,),
+        query=(MODEL, *map(_text_query, ("adapt", *UnitBody.model_fields))),
     ),
     Operation(
         "post",
@@ -419,7 +431,16 @@ OPERATIONS = (
         upload=True,
         query=({"name": "name", "in": "query", "required": True, "schema": {"type": "string"}},),
     ),
-    Operation("post", "/states", "Read a text and save the state after it.", StateReply, StateBody),
+    Operation(
+        "post",
+        "/states",
+        "Read a text and save the state after it, or save the state in a file.",
+        StateReply,
+        StateBody,
+        upload=True,
+        query=(MODEL,),
+    ),
+    Operation("get", "/states/{handle}", "The file of a saved state.", other_types=(FILE,)),
     Operation("delete", "/states/{handle}", "Delete a saved state.", DeletedReply),
     Operation("get", "/runs", "The runs.", RunsReply),
     Operation("get", "/runs/{name}", "What a run's model learned from, and how well.", IntroductionReply),

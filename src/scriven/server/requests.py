@@ -22,7 +22,6 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from scriven import strict_json
-from scriven.penalties import LONGEST
 from scriven.rules import Rule
 from scriven.server.responses import ApiError, json_text
 from scriven.settings import SamplingSettings
@@ -40,7 +39,7 @@ class Limits:
     body_parts: int = _bound(10_000, "arrays, objects and keys in a JSON body; real ones have a few hundred at most")
     body_values: int = _bound(210_000, "values in the arrays and objects of a JSON body, counted before it is parsed")
     all_body_bytes: int = _bound(128 << 20, "bytes of all bodies at the same time, four of the largest; then 503")
-    file_bytes: int = _bound(32 << 20, "bytes of a .docx or .epub file whose text is asked for")
+    file_bytes: int = _bound(32 << 20, "bytes of a .docx or .epub file whose text is asked for, or of a state's file")
     file_xml_bytes: int = _bound(128 << 20, "bytes of XML in such a file, once unpacked; then 400")
     file_characters: int = _bound(16_000_000, "characters of its text; then 400")
     file_seconds: float = _bound(30.0, "seconds to read such a file; then 400")
@@ -49,6 +48,7 @@ class Limits:
         200_000, "characters of all prompts of a request, or of a text to save as a state; ids to detokenize"
     )
     score_characters: int = _bound(1_000_000, "characters of a text to score if the answer is in one piece")
+    score_rows: int = _bound(50_000, "words, lines or documents of a text to score if the answer is in one piece")
     texts: int = _bound(128, "texts of one request: prompts times n")
     max_tokens: int = _bound(100_000, "characters to generate for each text")
     messages: int = _bound(1000, "messages of a chat")
@@ -179,6 +179,7 @@ def _same(value: Any, neutral: Any) -> bool:
     return isinstance(value, bool) is isinstance(neutral, bool) and bool(value == neutral)
 
 
+BOUNDS = ("gt", "ge", "lt", "le")  # of a field
 IDS_PER_CHECK = 8192  # ids checked at once, while no other thread of Python can run
 
 
@@ -222,7 +223,7 @@ class RequestBody(BaseModel):
         if not isinstance(values, dict):
             return values
         check_supported(values, cls.unsupported)
-        fields, unsupported = cls.model_fields, cls.unsupported
+        fields, unsupported = {each.alias or name: each for name, each in cls.model_fields.items()}, cls.unsupported
         known = fields.keys() | unsupported.keys()
         unknown = next(
             (name for name in values if name not in known), None
@@ -242,18 +243,33 @@ class StreamOptions(RequestBody):
     unsupported = {"continuous_usage_stats": (False,)}
 
 
-def _schema_of(response_format: Mapping[str, Any]) -> Any:
-    """Returns the schema of a response_format; None for plain text. Raises ValueError if it is not OpenAI's."""
-    kind = response_format.get("type", "text")
-    if kind == "json_schema":
-        inside = response_format.get("json_schema")
-        schema = inside.get("schema") if isinstance(inside, dict) else None
-        if isinstance(schema, dict):
-            return schema
-        raise ValueError("response_format: json_schema needs an object with a schema, also an object")
-    if kind not in ("text", "json_object"):
-        raise ValueError("response_format: type is one of text, json_object and json_schema")
-    return {"type": "object"} if kind == "json_object" else None
+class SchemaFormat(RequestBody):
+    """The `json_schema` of a response_format, as OpenAI has it."""
+
+    name: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
+    description: Annotated[str, NULLABLE] = Field("", description="accepted, without effect")
+    strict: Annotated[bool, NULLABLE] = Field(True, description="accepted: every text satisfies the schema")
+    schema_: dict[str, Any] = Field(alias="schema", description="a JSON Schema; see docs/rules.md")
+
+
+class ResponseFormat(RequestBody):
+    """What the text is, as OpenAI says it."""
+
+    type: Annotated[Literal["text", "json_object", "json_schema"], NULLABLE] = "text"
+    json_schema: SchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("type json_schema and the field json_schema, with a schema, need each other")
+        return self
+
+    @property
+    def schema_of_text(self) -> Any:
+        """The schema; None for plain text."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 def _count_characters(schema: Any) -> int:
@@ -262,6 +278,13 @@ def _count_characters(schema: Any) -> int:
         return len(schema if isinstance(schema, str) else json_text(schema))
     except RecursionError:
         raise ValueError("the schema is nested too deeply; give one with fewer schemas within one another") from None
+
+
+def _like_setting(name: str, **changes: Any) -> Any:
+    """Returns the field of a setting of sampling, with its default, bounds and description unless these are changed."""
+    setting = SamplingSettings.model_fields[name]
+    bounds = {each: getattr(bound, each) for bound in setting.metadata for each in BOUNDS if hasattr(bound, each)}
+    return Field(**{"default": setting.default, "description": setting.description, **bounds, **changes})
 
 
 class ContentPart(RequestBody):
@@ -280,23 +303,23 @@ class TextBody(RequestBody):
     max_completion_tokens: int | None = Field(
         None, ge=0, le=LIMITS.max_tokens, description="another name for max_tokens"
     )
-    temperature: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=LIMITS.temperature)
-    top_p: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=1, description="0 allows only the most likely character")
-    top_k: Annotated[int, NULLABLE] = Field(0, ge=-1, lt=1 << 31, description="0 and -1 mean no limit")
-    min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
-    typical_p: Annotated[float, NULLABLE] = Field(1.0, gt=0, le=1, description="see docs/sampling.md")
-    mirostat_tau: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=100, description="bits per character; 0 means off")
-    mirostat_eta: Annotated[float, NULLABLE] = Field(0.1, ge=0, le=10)
-    repetition_penalty: Annotated[float, NULLABLE] = Field(1.0, ge=0.01, le=100)
-    presence_penalty: Annotated[float, NULLABLE] = Field(0.0, ge=-100, le=100)
-    frequency_penalty: Annotated[float, NULLABLE] = Field(0.0, ge=-100, le=100)
-    repeat_last_n: Annotated[int, NULLABLE] = Field(
-        64, ge=0, le=LONGEST, description="characters written last that these three penalties look at"
+    temperature: Annotated[float, NULLABLE] = _like_setting("temperature", default=1.0, le=LIMITS.temperature)
+    top_p: Annotated[float, NULLABLE] = _like_setting(
+        "top_p", gt=None, ge=0, description="0 allows only the most likely character"
     )
-    dry_multiplier: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1000, description="0 means off")
-    dry_base: Annotated[float, NULLABLE] = Field(1.75, ge=1, le=100)
-    dry_allowed_length: Annotated[int, NULLABLE] = Field(10, ge=1, le=64)
-    dry_penalty_last_n: Annotated[int, NULLABLE] = Field(1024, ge=1, le=LONGEST)
+    top_k: Annotated[int, NULLABLE] = _like_setting("top_k", ge=-1, lt=1 << 31, description="0 and -1 mean no limit")
+    min_p: Annotated[float, NULLABLE] = _like_setting("min_p")
+    typical_p: Annotated[float, NULLABLE] = _like_setting("typical_p")
+    mirostat_tau: Annotated[float, NULLABLE] = _like_setting("mirostat_tau")
+    mirostat_eta: Annotated[float, NULLABLE] = _like_setting("mirostat_eta")
+    repetition_penalty: Annotated[float, NULLABLE] = _like_setting("repetition_penalty")
+    presence_penalty: Annotated[float, NULLABLE] = _like_setting("presence_penalty")
+    frequency_penalty: Annotated[float, NULLABLE] = _like_setting("frequency_penalty")
+    repeat_last_n: Annotated[int, NULLABLE] = _like_setting("repeat_last_n")
+    dry_multiplier: Annotated[float, NULLABLE] = _like_setting("dry_multiplier")
+    dry_base: Annotated[float, NULLABLE] = _like_setting("dry_base")
+    dry_allowed_length: Annotated[int, NULLABLE] = _like_setting("dry_allowed_length")
+    dry_penalty_last_n: Annotated[int, NULLABLE] = _like_setting("dry_penalty_last_n")
     logit_bias: Annotated[dict[str, Bias], NULLABLE] = Field(
         {}, max_length=LIMITS.biases, description="what is added to the logits of characters, by id"
     )
@@ -313,8 +336,8 @@ class TextBody(RequestBody):
     guided_json: dict[str, Any] | str | None = Field(
         None, description="the text is JSON that satisfies this JSON Schema; see docs/rules.md"
     )
-    response_format: Annotated[dict[str, Any], NULLABLE] = Field(
-        {}, description="the same as OpenAI has it: json_schema, json_object (any object), or text"
+    response_format: Annotated[ResponseFormat, NULLABLE] = Field(
+        ResponseFormat(), description="the same as OpenAI has it: json_schema, json_object (any object), or text"
     )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
     stream: Annotated[bool, NULLABLE] = Field(False, description="return server-sent events")
@@ -345,15 +368,18 @@ class TextBody(RequestBody):
             return Rule.regex(self.guided_regex)
         if self.guided_choice:
             return Rule.choice(self.guided_choice)
-        schema = self.guided_json if self.guided_json is not None else _schema_of(self.response_format)
-        return None if schema is None else Rule.json_schema(schema)
+        return None if self._schema is None else Rule.json_schema(self._schema)
+
+    @property
+    def _schema(self) -> Any:
+        return self.guided_json if self.guided_json is not None else self.response_format.schema_of_text
 
     @property
     def rule_fields(self) -> list[str]:
         """The fields that give a rule."""
         given = [name for name in ("guided_regex", "guided_choice") if getattr(self, name)]
         given += ["guided_json"] if self.guided_json is not None else []
-        return given + (["response_format"] if _schema_of(self.response_format) is not None else [])
+        return given + (["response_format"] if self.response_format.schema_of_text is not None else [])
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
@@ -361,8 +387,7 @@ class TextBody(RequestBody):
             raise ValueError(f"{' and '.join(self.rule_fields)} both say what the text is; give one of them")
         if self.rule_fields and self.stops:
             raise ValueError(f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
-        schema = self.guided_json if self.guided_json is not None else _schema_of(self.response_format)
-        if _count_characters(schema) > LIMITS.schema_characters:
+        if _count_characters(self._schema) > LIMITS.schema_characters:
             raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
@@ -450,7 +475,7 @@ class ChatBody(TextBody):
 
         Raises ApiError, 400, if something does not go together.
         """
-        values = self.model_dump(exclude_unset=True, exclude={"messages", "logprobs", "top_logprobs"})
+        values = self.model_dump(exclude_unset=True, by_alias=True, exclude={"messages", "logprobs", "top_logprobs"})
         if self.max_tokens is None:
             values = {name: value for name, value in values.items() if name != "max_tokens"}
             values |= {} if self.max_completion_tokens is not None else {"max_tokens": CHAT_LENGTH}
@@ -468,7 +493,33 @@ class ChatBody(TextBody):
 ADAPT = "learn from the text after it was scored, with weights of the state's own; a state that learns goes on learning"
 
 
-class ScoreBody(RequestBody):
+class UnitBody(RequestBody):
+    """The units of a text, as `scriven score --by` has them; with plain text, the query of POST /score has these."""
+
+    by: Annotated[Literal["", "word", "line", "document"], NULLABLE] = Field(
+        "", description="answer with the sums of each, in place of the surprisal of each symbol"
+    )
+    spaces: Annotated[Literal["after", "before"], NULLABLE] = Field(
+        "after", description="which white space belongs to a word"
+    )
+    punctuation: Annotated[Literal["with", "apart"], NULLABLE] = Field(
+        "with", description="whether punctuation belongs to words, or is apart"
+    )
+    separator: Annotated[str, NULLABLE] = Field(
+        "", max_length=4, description="character between words that the model does not read"
+    )
+
+    @model_validator(mode="after")
+    def _about_words(self) -> Self:
+        chosen = (self.spaces, self.punctuation) != ("after", "with")
+        if self.by != "word" and (chosen or self.separator):
+            raise ValueError("spaces, punctuation and separator say what a word is; add by: word")
+        if self.separator and chosen:
+            raise ValueError("with separator, words end at your separators alone; leave out spaces and punctuation")
+        return self
+
+
+class ScoreBody(UnitBody):
     """POST /score."""
 
     model: Annotated[str, NULLABLE] = Field(

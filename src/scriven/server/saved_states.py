@@ -75,19 +75,18 @@ class SavedStates:
         self._expire()
         saved = self._states.get(handle)
         if saved is None or saved.model != model:
-            raise ApiError(
-                404,
-                f"state {handle!r}: no such saved state, or it has expired or belongs to an earlier checkpoint; "
-                "send the text again",
-                "state",
-                "no_state",
-            )
+            raise no_state(handle)
         saved = saved._replace(expires=self._clock() + self._limits.state_seconds)
         self._states[handle] = saved
         self._states.move_to_end(handle)
         if isinstance(saved.context, MixedContext):
             self._drop_counts()
         return saved
+
+    def model_of(self, handle: str) -> str:
+        """The checkpoint of a handle, or "" if there is no such state."""
+        self._expire()
+        return self._states[handle].model if handle in self._states else ""
 
     def delete(self, handle: str) -> bool:
         """Deletes a state. Returns whether it existed."""
@@ -116,6 +115,17 @@ class SavedStates:
 
     def _drop(self, handle: str) -> None:
         self.bytes -= self._states.pop(handle).bytes
+
+
+def no_state(handle: str) -> ApiError:
+    """An error 404: there is no such state."""
+    return ApiError(
+        404,
+        f"state {handle[:80]!r}: no such saved state, or it has expired or belongs to an earlier checkpoint; send the "
+        "text again",
+        "state",
+        "no_state",
+    )
 
 
 def _size_bytes(context: Context) -> int:

@@ -3,6 +3,8 @@
 The text is in a JSON body, or is the body itself (`text/plain`, UTF-8). A plain body is scored while it arrives, in
 bounded memory, and the client should read the lines at the same time. A client that cannot, such as a browser, sends a
 long text in several requests, each with the state after the one before.
+
+With `by`, the answer has the sums of words, lines or documents, as `scriven score --by` prints them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import itertools
 import math
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -21,16 +24,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from scriven.arrays import Float64s, Ids
-from scriven.corpus.decoding import depends_on_context, prepare_pieces
+from scriven.corpus.decoding import ReadCounts, depends_on_context, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
+from scriven.errors import InputError, UsageError
+from scriven.inference.boundaries import SeparatorRule, make_rule
 from scriven.inference.chunks import read_chunks
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.protocols import ADAPTIVE
-from scriven.inference.surprisal import SurprisalSum, tally
+from scriven.inference.surprisal import Scored, SurprisalSum, tally
+from scriven.inference.unit_tables import Columns, TextPlaces, UnitTableReader, row_unit, unit_columns
 from scriven.server.jobs import Job
-from scriven.server.requests import ScoreBody
-from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large
+from scriven.server.requests import ScoreBody, UnitBody, validate_body
+from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large, run_apart
 from scriven.server.shared import (
     DisconnectAwareResponse,
     RequestHandle,
@@ -40,9 +46,11 @@ from scriven.server.shared import (
     run_unless_disconnected,
     server_of,
 )
+from scriven.session import Model
 
 LINES = "application/x-ndjson"
 PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once
+LINES_AT_ONCE = 128  # lines of units that are sent together
 LINES_AHEAD = 256  # lines held at most for a client that does not read them yet
 
 
@@ -54,13 +62,14 @@ async def score(request: Request) -> Response:
         served = server.model_named(request.query_params.get("model", ""))
         source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))
         start = server.starting_context(served, "", adapt=_adapts(request), saves=False)
-        text = _ScoredText(server, served, source, *start)
+        query = {name: request.query_params[name] for name in UnitBody.model_fields if name in request.query_params}
+        text = _ScoredText(server, served, source, *start, units=_make_units(served, validate_body(UnitBody, query)))
     else:
         body = await parse_request(request, ScoreBody)
         served = server.model_named(body.model)
         continues = bool(body.state or body.save_state)
         start = server.starting_context(served, body.state, adapt=body.adapt, saves=body.save_state)
-        text = _ScoredText(server, served, [body.text], *start, continues, body.save_state)
+        text = _ScoredText(server, served, [body.text], *start, continues, body.save_state, _make_units(served, body))
     surprisals = _surprisals(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, surprisals)
@@ -68,7 +77,7 @@ async def score(request: Request) -> Response:
         return DisconnectAwareResponse(_read_ahead(first, lines), LINES, watch=not plain)
     whole = _whole(text, surprisals)
     values = await (whole if plain else run_unless_disconnected(request, whole))
-    return await long_answer(len(values["surprisal"]), lambda: values)
+    return await long_answer(values["characters"], lambda: values)
 
 
 def _adapts(request: Request) -> bool:
@@ -79,12 +88,61 @@ def _adapts(request: Request) -> bool:
     return value == "true"
 
 
+class _UnitRows:
+    """The rows of a text's units, from pieces of the text, as `Model.score_units` makes them."""
+
+    def __init__(self, model: Model, options: UnitBody) -> None:
+        """Raises UsageError for a separator that cannot be one."""
+        vocabulary = model.vocabulary
+        self._rule = make_rule(
+            vocabulary,
+            options.by,
+            spaces=options.spaces,
+            punctuation=options.punctuation,
+            separator=options.separator,
+        )
+        places = TextPlaces(row_unit(model.settings.corpus.documents, options.by))
+        self.tally = ReadCounts(empty_places=places.empty)
+        self.names = unit_columns(options.by, vocabulary, places.unit)[1]
+        self._reader = UnitTableReader(vocabulary, self._rule, places=places, names=self.names)
+
+    def strip(self, chunks: Iterable[Ids]) -> Iterator[Ids]:
+        """Yields the chunks without the user's separators."""
+        return self._rule.remove_from(chunks) if isinstance(self._rule, SeparatorRule) else iter(chunks)
+
+    async def take(self, ids: Ids, nats: Float64s, context: Context) -> list[Columns]:
+        """Returns the columns of the units that end in ids (T,) with nats (T,).
+
+        Raises ApiError, 400, for a separator that cuts what is read as one character.
+        """
+        return await run_apart(len(ids), lambda: self._collect(self._reader.read(Scored(ids, nats, context, None))))
+
+    async def finish(self) -> list[Columns]:
+        """Returns the columns of the last units."""
+        return await run_apart(0, lambda: self._collect(self._reader.finish()))
+
+    def _collect(self, tables: Iterator[Columns]) -> list[Columns]:
+        try:
+            return list(tables)
+        except InputError as error:
+            raise ApiError(400, f"separator: {error}", "separator", "invalid_value") from None
+
+
+def _make_units(served: ServedModel, options: UnitBody) -> _UnitRows | None:
+    """Returns what makes the rows, if some are wanted. Raises ApiError, 400, for a separator that cannot be one."""
+    try:
+        return _UnitRows(served.model, options) if options.by else None
+    except UsageError as error:
+        raise ApiError(400, str(error).removeprefix("--"), "separator", "invalid_value") from None
+
+
 @dataclass
 class _ScoredText:
     """A text to score: its pieces, and the context after the part that is already scored.
 
     `characters` is how many the context had read before. If the text `continues` from or into a state, it is read as it
-    is: its last document does not end with it. With `saved`, the state after the text is saved.
+    is: its last document does not end with it. With `saved`, the state after the text is saved. With `units`, the
+    answer has their rows.
     """
 
     server: ServerState
@@ -94,15 +152,19 @@ class _ScoredText:
     characters: int = 0
     continues: bool = False
     saved: bool = False
+    units: _UnitRows | None = None
 
     def chunks(self) -> Iterator[Ids]:
         """The ids, in chunks that are never empty."""
-        model = self.served.model
+        model, units = self.served.model, self.units
         if self.continues:
-            return _split_long(map(model.read_ids, self.pieces))
-        settings = model.settings.corpus
-        pieces = prepare_pieces(drop_marks(self.pieces), settings)
-        return _split_long(read_chunks(model.vocabulary, split_document_text(pieces, settings)))
+            chunks: Iterable[Ids] = map(model.read_ids, self.pieces)
+        else:
+            settings = model.settings.corpus
+            pieces = prepare_pieces(drop_marks(self.pieces), settings)
+            texts = split_document_text(pieces, settings, units.tally if units else ReadCounts())
+            chunks = read_chunks(model.vocabulary, texts)
+        return _split_long(units.strip(chunks) if units else chunks)
 
     def response(self, total: SurprisalSum) -> dict[str, Any]:
         """The sums, and the handle of the saved state if one is wanted."""
@@ -202,19 +264,43 @@ def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
 
 
 async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
-    """Yields a line for each block and one with the sums; after the first line, an error becomes a line too."""
-    total, vocabulary = SurprisalSum(), text.served.model.vocabulary
+    """Yields a line for each block, or unit, and one with the sums.
+
+    After the first line, an error becomes a line too.
+    """
+    total, begun = SurprisalSum(), False
     try:
         async with contextlib.aclosing(surprisals) as blocks:
             async for ids, nats in blocks:
                 offset = total.loss.characters
-                total += tally(vocabulary, ids, nats)
-                yield _line({"offset": offset, "surprisal": _round(nats[ids != vocabulary.boundary])})
+                total += tally(text.served.model.vocabulary, ids, nats)
+                for lines in await _block_lines(text, ids, nats, offset):
+                    begun = True
+                    yield lines
+        for lines in _unit_lines([] if text.units is None else await text.units.finish()):
+            begun = True
+            yield lines
         yield _line(text.response(total))
     except ApiError as refused:
-        if not total.loss.characters:
+        if not begun:
             raise
         yield refused.body + b"\n"
+
+
+async def _block_lines(text: _ScoredText, ids: Ids, nats: Float64s, offset: int) -> Iterator[bytes]:
+    """Returns the lines of a block that begins after `offset` characters."""
+    if text.units is None:
+        shown = nats[ids != text.served.model.vocabulary.boundary]
+        return iter([_line({"offset": offset, "surprisal": _round(shown)})])
+    return _unit_lines(await text.units.take(ids, nats, text.context))
+
+
+def _unit_lines(tables: Iterable[Columns]) -> Iterator[bytes]:
+    """Yields a line for each row, LINES_AT_ONCE of them together."""
+    for table in tables:
+        rows = zip(*table.values(), strict=True)
+        while some := list(itertools.islice(rows, LINES_AT_ONCE)):
+            yield b"".join(_line(dict(zip(table, row, strict=True))) for row in some)
 
 
 async def _first_line(lines: AsyncGenerator[bytes]) -> bytes:
@@ -255,16 +341,38 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 async def _whole(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> dict[str, Any]:
-    """The sums and all surprisals. Raises ApiError, 400, if the text is too long for an answer in one piece."""
+    """The sums, and all surprisals or the columns of all units.
+
+    Raises ApiError, 400, if the text is too long for an answer in one piece.
+    """
     total, parts, vocabulary = SurprisalSum(), [np.empty(0)], text.served.model.vocabulary
-    most = text.server.limits.score_characters
+    units, limits = text.units, text.server.limits
+    columns: Columns = {} if units is None else {name: [] for name in units.names}
     async with contextlib.aclosing(surprisals) as blocks:
         async for ids, nats in blocks:
             total += tally(vocabulary, ids, nats)
-            parts.append(nats[ids != vocabulary.boundary])
-            if total.loss.characters > most:
-                raise ApiError(400, f"text: send at most {most:,} characters, or accept {LINES}", "text", "too_large")
-    return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
+            _check_size("characters", total.loss.characters, limits.score_characters)
+            if units is None:
+                parts.append(nats[ids != vocabulary.boundary])
+            else:
+                _extend(columns, await units.take(ids, nats, text.context), limits.score_rows)
+    if units is None:
+        return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
+    _extend(columns, await units.finish(), limits.score_rows)
+    return {**text.response(total), "units": columns}
+
+
+def _extend(columns: Columns, tables: Iterable[Columns], most: int) -> None:
+    """Appends rows to the columns. Raises ApiError, 400, if there are too many."""
+    for table in tables:
+        for name, values in table.items():
+            columns[name] += values
+            _check_size("rows", len(columns[name]), most)
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise ApiError(400, f"text: send at most {most:,} {what}, or accept {LINES}", "text", "too_large")
 
 
 def _round(nats: Float64s) -> Float64s:

@@ -40,7 +40,7 @@ from scriven.server.responses import (
     timed_out,
     too_many_requests,
 )
-from scriven.server.saved_states import SavedStates
+from scriven.server.saved_states import SavedState, SavedStates, no_state
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
@@ -212,6 +212,14 @@ class ServerState:
             return served.start, 0
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
+
+    def saved_state(self, handle: str) -> tuple[ServedModel, SavedState]:
+        """The saved state of a handle, and the model that it is of. Raises ApiError, 404, if there is none."""
+        keys = {served.key: served for served in self.models.values()}
+        saved = self.states.get(self.states.model_of(handle), handle)
+        if saved.model not in keys:
+            raise no_state(handle)
+        return keys[saved.model], saved
 
     def starting_context(self, served: ServedModel, handle: str, *, adapt: bool, saves: bool) -> tuple[Context, int]:
         """Returns what `context` does. With `adapt` it learns from what it reads.

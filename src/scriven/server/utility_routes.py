@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
-from scriven.inference.context import AdaptiveContext
+from scriven.errors import InputError, UsageError
+from scriven.inference.context import AdaptiveContext, Context
+from scriven.inference.saved_session import Origin, SavedSession
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart
@@ -19,6 +22,7 @@ from scriven.server.shared import (
     ServerState,
     check_ids,
     parse_request,
+    read_body,
     run_unless_disconnected,
     server_of,
     start_id,
@@ -26,6 +30,8 @@ from scriven.server.shared import (
 )
 from scriven.session import Model
 
+STATE_FILE = "application/octet-stream"  # media type of the file of a state
+MESSAGE = 500  # characters of a message about a file, which may name what is in it
 START_NAME = "\uffff"  # names the id that marks the start of a text; Unicode guarantees that it is not a character
 
 
@@ -115,9 +121,11 @@ def _model_for_ids(request: Request, name: str = "") -> ServedModel:
 
 
 async def create_state(request: Request) -> Response:
-    """POST /states: reads a text and saves the state after it."""
-    body = await parse_request(request, StateBody)
+    """POST /states: reads a text and saves the state after it; or saves the state in a file, which is the body."""
     server = server_of(request)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == STATE_FILE:
+        return await _upload_state(request, server)
+    body = await parse_request(request, StateBody)
     served = server.model_named(body.model)
     context, characters = server.starting_context(served, body.state, adapt=body.adapt, saves=True)
     ids = await run_apart(len(body.text), lambda: _read_ids(served.model, body.text, server.limits.prompt_characters))
@@ -125,13 +133,55 @@ async def create_state(request: Request) -> Response:
         after = await run_unless_disconnected(request, _learn(server, served, context, ids))
     else:
         after = await run_unless_disconnected(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
-    characters += len(ids)
-    handle = server.save_state(served, after, characters)
+    return _answer_state(server, served, after, characters + len(ids))
+
+
+def _answer_state(server: ServerState, served: ServedModel, context: Context, characters: int) -> Response:
+    """Saves a state, and returns the answer with its handle. Raises ApiError, 503, for an earlier checkpoint."""
+    handle = server.save_state(served, context, characters)
     if handle is None:
         raise ApiError(
             503, "a newer checkpoint was loaded while the text was being read; send it again", code="replaced"
         )
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
+
+
+async def _upload_state(request: Request, server: ServerState) -> Response:
+    """Saves the state in a file, as GET /states/{handle} or `scriven sample --save-state` gives it."""
+    served = server.model_named(request.query_params.get("model", ""))
+    data = await read_body(request, server.limits.file_bytes)
+    context = await run_apart(len(data), lambda: _open_state(served, data))
+    return _answer_state(server, served, context, 0)
+
+
+def _open_state(served: ServedModel, data: bytes) -> Context:
+    """Returns the context in a file. Raises ApiError, 400, if it is none, or is not bound to this checkpoint."""
+    origin = _origin_of(served)
+    try:
+        saved = SavedSession.from_bytes(Path("the body"), data)
+        context = saved.check(served.model.predictor, origin)
+    except (InputError, UsageError) as error:
+        raise ApiError(400, f"state: {str(error)[:MESSAGE]}", "state", "invalid_state") from None
+    return context if saved.begun or isinstance(context, AdaptiveContext) else served.start
+
+
+async def download_state(request: Request) -> Response:
+    """GET /states/{handle}: the file of a saved state, which `scriven sample --state` and POST /states take."""
+    served, saved = server_of(request).saved_state(request.path_params["handle"])
+    begun = saved.context is not served.start
+    # The run's name instead of its folder: nobody needs to know where that is.
+    origin = _origin_of(served).model_copy(update={"run": served.name})
+    session = SavedSession(origin, saved.context, np.random.default_rng(), begun)
+    data = await run_apart(saved.bytes, session.to_bytes)
+    headers = {"content-disposition": 'attachment; filename="state.session"'}
+    return Response(data, media_type=STATE_FILE, headers=headers)
+
+
+def _origin_of(served: ServedModel) -> Origin:
+    """Returns the checkpoint that a file is bound to. Raises ApiError, 400, if the model belongs to no run."""
+    if served.model.origin is None:
+        raise ApiError(400, f"model {served.name!r} belongs to no run, so its states have no files", "model")
+    return served.model.origin
 
 
 def _read_ids(model: Model, text: str, most: int) -> Ids:

@@ -1,0 +1,283 @@
+"""Words, lines and documents, and states in files, over HTTP: the same as on the command line and in Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from conftest import Command
+from live_server import serving
+from random_run import LETTERS, make_random_run
+from scriven.inference.saved_session import SavedSession
+from scriven.server.app import STREAMED, UPLOADS, make_app
+from scriven.server.requests import LIMITS, Limits
+from scriven.server.security import Guard, policy
+from scriven.session import Model, load, load_session
+from scriven.vocabulary import Vocabulary
+
+TEXT = "all the old, dark\r\n roads led  to\n\nthe bar€\n a bat’s\rhat" * 3
+LINES = {"accept": "application/x-ndjson", "content-type": "text/plain"}
+FILE = {"content-type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of a text, of documents, of bytes, and one of other weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    lines = {"corpus": {"documents": "lines"}}
+    return {
+        "text": make_random_run(folder / "text"),
+        "lines": make_random_run(folder / "lines", Vocabulary.of(LETTERS.strip("\n"), "\n"), **lines),
+        "bytes": make_random_run(folder / "bytes", Vocabulary.of_bytes(), corpus={"unit": "byte"}),
+        "other": make_random_run(folder / "other", model={"width": 12}),
+    }
+
+
+@pytest.fixture(scope="module")
+def models(runs: dict[str, Path]) -> dict[str, Model]:
+    return {name: load(run, precision="fp32", device="cpu") for name, run in runs.items()}
+
+
+def connect(models: dict[str, Model], limits: Limits = LIMITS) -> Iterator[httpx.Client]:
+    app = Guard(make_app(models, limits), policy("127.0.0.1", limits=limits, streamed=STREAMED, uploads=UPLOADS))
+    with serving(app, limits) as place, httpx.Client(base_url=place.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(models: dict[str, Model]) -> Iterator[httpx.Client]:
+    yield from connect(models)
+
+
+def columns_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def assert_same(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> None:
+    assert [*found] == [*expected]
+    for name, values in expected.items():
+        for one, other in zip(found[name], values, strict=True):
+            assert one == (pytest.approx(other, abs=1e-9, rel=1e-9) if isinstance(other, float) else other), name
+
+
+@pytest.mark.parametrize("by", ["word", "line", "document"])
+@pytest.mark.parametrize("name", ["text", "lines", "bytes"])
+def test_rows_are_those_of_the_command_line_and_of_python(
+    name: str,
+    by: Any,
+    client: httpx.Client,
+    models: dict[str, Model],
+    runs: dict[str, Path],
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    words = ["--by", by, "--json", "--columns", "all", "--precision", "fp32", "--device", "cpu"]
+    printed = command("score", str(runs[name]), str(tmp_path / "text.txt"), *words)
+    assert printed.code == 0, printed.err
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    expected = {name: values for name, values in columns_of(rows).items() if name != "file"}
+    assert_same(columns_of(models[name].score_units(TEXT, by=by)), expected)
+    whole = client.post("/score", json={"model": name, "text": TEXT, "by": by}).json()
+    assert "surprisal" not in whole
+    assert_same(whole["units"], expected)
+    assert sum(whole["units"]["nats"]) == pytest.approx(whole["nats"], abs=1e-6)
+    assert sum(whole["units"]["characters"]) == whole["characters"]
+    sent = client.post(f"/score?model={name}&by={by}", content=TEXT.encode(), headers=LINES).text.splitlines()
+    *lines, total = map(json.loads, sent)
+    assert_same(columns_of(lines), expected)
+    assert total["model"] == name
+
+
+@pytest.mark.parametrize("how", [{"spaces": "before"}, {"punctuation": "apart"}, {"separator": "|"}])
+@pytest.mark.parametrize("name", ["text", "lines", "bytes"])
+def test_words_are_divided_as_asked(
+    name: str, how: dict[str, Any], client: httpx.Client, models: dict[str, Model]
+) -> None:
+    text = TEXT.replace("ar", "a|r|")
+    expected = columns_of(models[name].score_units(text, by="word", **how))
+    whole = client.post("/score", json={"model": name, "text": text, "by": "word", **how}).json()
+    assert_same(whole["units"], expected)
+    query = "&".join(f"{key}={value}" for key, value in how.items())
+    pieces = [text.encode()[at : at + 5] for at in range(0, len(text.encode()), 5)]
+    sent = client.post(f"/score?model={name}&by=word&{query}", content=iter(pieces), headers=LINES).text.splitlines()
+    assert_same(columns_of([json.loads(line) for line in sent[:-1]]), expected)
+
+
+def test_many_rows_come_as_lines_and_not_in_one_piece(models: dict[str, Model]) -> None:
+    for client in connect(models, replace(LIMITS, score_rows=300)):
+        text = "a bad cab\n" * 101
+        refused = client.post("/score", json={"model": "text", "text": text, "by": "word"})
+        assert refused.status_code == 400
+        assert "at most 300 rows, or accept application/x-ndjson" in refused.json()["error"]["message"]
+        assert (
+            len(client.post("/score", json={"model": "text", "text": text, "by": "line"}).json()["units"]["line"])
+            == 101
+        )
+        body = {"model": "text", "text": text, "by": "word"}
+        lines = client.post("/score", json=body, headers={"accept": LINES["accept"]}).text.splitlines()
+        assert len(lines) == 304
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"by": "sentence"}, "by 'sentence'"),
+        ({"spaces": "before"}, "add by: word"),
+        ({"by": "line", "separator": "|"}, "add by: word"),
+        ({"by": "word", "separator": "|", "punctuation": "apart"}, "leave out spaces"),
+        ({"by": "word", "separator": "||"}, "give one character"),
+        ({"by": "word", "separator": "|", "text": "e|\u0301"}, "cuts what is read as one character"),
+    ],
+)
+def test_what_is_no_unit_is_refused(body: dict[str, str], said: str, client: httpx.Client) -> None:
+    refused = client.post("/score", json={"model": "text", "text": "a|b", **body})
+    assert refused.status_code == 400
+    assert said in refused.json()["error"]["message"]
+    query = {name: value for name, value in body.items() if name != "text"}
+    content = body.get("text", "a|b").encode()
+    refused = client.post("/score", params={"model": "text", **query}, content=content, headers=LINES)
+    assert refused.status_code == 400
+    assert said in refused.json()["error"]["message"]
+
+
+def test_a_text_costs_the_same_everywhere(
+    client: httpx.Client, models: dict[str, Model], runs: dict[str, Path], command: Command, tmp_path: Path
+) -> None:
+    """On the command line, in Python, over HTTP in one piece and as lines, as the page asks for it, and in lm-eval."""
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    for name in ("text", "bytes"):
+        words = ["--precision", "fp32", "--device", "cpu", "--json"]
+        line = json.loads(command("score", str(runs[name]), str(tmp_path / "text.txt"), *words).out)
+        costs = {
+            "command line": line["nats"],
+            "python": models[name].score(TEXT).total_nats,
+            "words": sum(row["nats"] for row in models[name].score_units(TEXT, by="word")),
+            "http": client.post("/score", json={"model": name, "text": TEXT}).json()["nats"],
+        }
+        sent = client.post(f"/score?model={name}", content=TEXT.encode(), headers=LINES).text.splitlines()
+        costs["lines"] = json.loads(sent[-1])["nats"]
+        state, costs["page"] = "", 0.0
+        for at in range(0, len(TEXT), 50):  # the page sends a long text in pieces, each after the state of the last
+            body: dict[str, Any] = {"model": name, "text": TEXT[at : at + 50], "state": state, "save_state": True}
+            answer = client.post("/score", json=body, headers={"accept": LINES["accept"]}).text.splitlines()
+            last = json.loads(answer[-1])
+            state, costs["page"] = last["state"], costs["page"] + last["nats"]
+        body = {"model": name, "prompt": TEXT, "max_tokens": 0, "echo": True, "logprobs": 0}
+        given = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["token_logprobs"]
+        costs["completions, as lm-eval asks"] = -sum(given)
+        assert costs == pytest.approx(dict.fromkeys(costs, costs["python"]), abs=1e-6)
+
+
+def test_lm_eval_says_the_same(models: dict[str, Model], runs: dict[str, Path]) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-eval")
+    from lm_eval.api.instance import Instance
+
+    from scriven.lm_eval import ScrivenLM
+
+    evaluated = ScrivenLM(str(runs["text"]), precision="fp32", device="cpu")
+    asked = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(TEXT,), idx=0)
+    (found,) = evaluated.loglikelihood_rolling([asked])
+    assert found == pytest.approx(-models["text"].score(TEXT).total_nats, abs=1e-6)
+
+
+# --- states in files
+
+
+def write(client: httpx.Client, state: str, **body: Any) -> str:
+    values = {"model": "text", "state": state, "max_tokens": 30, "temperature": 0, **body}
+    answer = client.post("/v1/completions", json=values)
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+def upload(client: httpx.Client, data: bytes, model: str = "text") -> httpx.Response:
+    return client.post(f"/states?model={model}", content=data, headers=FILE)
+
+
+@pytest.mark.parametrize("text", ["", "all the old, dark "])
+def test_a_state_leaves_as_a_file_and_comes_back(text: str, client: httpx.Client, runs: dict[str, Path]) -> None:
+    handle = client.post("/states", json={"model": "text", "text": text}).json()["state"]
+    got = client.get(f"/states/{handle}")
+    assert got.headers["content-type"] == FILE["content-type"]
+    assert str(runs["text"].parent).encode() not in got.content  # a folder of the server is nobody's business
+    client.delete(f"/states/{handle}")
+    again = upload(client, got.content).json()
+    assert again["state"] != handle
+    assert write(client, again["state"]) == write(client, "", prompt=text)
+    assert client.get(f"/states/{handle}").status_code == 404
+
+
+def test_files_are_those_of_the_command_line_and_of_python(
+    client: httpx.Client, models: dict[str, Model], runs: dict[str, Path], command: Command, tmp_path: Path
+) -> None:
+    words = ["--precision", "fp32", "--device", "cpu", "--greedy", "--length"]
+    first = command(
+        "sample", str(runs["text"]), "--prompt", "a bad ", *words, "9", "--save-state", str(tmp_path / "own")
+    )
+    assert first.code == 0, first.err
+    handle = upload(client, (tmp_path / "own").read_bytes()).json()["state"]
+    following = command("sample", str(runs["text"]), *words, "30", "--state", str(tmp_path / "own"))
+    assert write(client, handle) == following.out.removesuffix("\n")
+    (tmp_path / "theirs").write_bytes(client.get(f"/states/{handle}").content)
+    session = load_session(tmp_path / "theirs", models["text"])
+    assert "".join(session.write(30, temperature=0)) == write(client, handle)
+
+
+def test_a_file_of_other_weights_or_of_nothing_is_refused(client: httpx.Client) -> None:
+    handle = client.post("/states", json={"model": "text", "text": "a"}).json()["state"]
+    data = client.get(f"/states/{handle}").content
+    for model in ("other", "bytes"):
+        refused = upload(client, data, model)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_state")
+        assert "of other weights, those of text at step 7" in refused.json()["error"]["message"]
+    for junk in (b"", b"{}", data[:-1], data[:100], b"\xff" * 50, (1 << 60).to_bytes(8, "little") + data[8:]):
+        assert upload(client, junk).status_code == 400, junk[:20]
+    assert upload(client, data, "none").status_code == 404
+    large = upload(client, b"a" * (LIMITS.file_bytes + 1))
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_bytes_that_were_changed_are_refused_or_hurt_nobody(client: httpx.Client) -> None:
+    handle = client.post("/states", json={"model": "text", "text": "all the old, dark"}).json()["state"]
+    expected, data = write(client, handle), bytearray(client.get(f"/states/{handle}").content)
+    random = np.random.default_rng(1)
+    for place in random.integers(len(data), size=60).tolist():
+        changed = data.copy()
+        changed[place] ^= 1 << int(random.integers(8))
+        answer = upload(client, bytes(changed))
+        assert answer.status_code in {200, 400}, answer.text
+        if answer.status_code == 200:
+            body = {"model": "text", "state": answer.json()["state"], "max_tokens": 9}
+            assert client.post("/v1/completions", json=body).status_code in {200, 500}
+    assert write(client, handle) == expected
+
+
+def test_a_state_of_huge_numbers_changes_no_other_text(client: httpx.Client) -> None:
+    handle = client.post("/states", json={"model": "text", "text": "all the old, dark"}).json()["state"]
+    saved = SavedSession.from_bytes(Path("a"), client.get(f"/states/{handle}").content)
+    assert saved.context.state is not None
+    huge = tuple(tuple(np.full_like(part, 3e38) for part in layer) for layer in saved.context.state)
+    wild = upload(client, replace(saved, context=replace(saved.context, state=huge)).to_bytes()).json()["state"]
+    expected = write(client, handle)
+    body = {"model": "text", "state": wild, "max_tokens": 50, "prompt": "a"}
+    assert client.post("/v1/completions", json=body).status_code in {200, 500}
+    assert write(client, handle) == expected
+    none = tuple(tuple(np.full_like(part, np.nan) for part in layer) for layer in saved.context.state)
+    assert upload(client, replace(saved, context=replace(saved.context, state=none)).to_bytes()).status_code == 400
+
+
+def test_a_state_that_learned_leaves_as_a_file_too(client: httpx.Client) -> None:
+    handle = client.post("/states", json={"model": "text", "text": "a bad cab " * 9, "adapt": True}).json()["state"]
+    again = upload(client, client.get(f"/states/{handle}").content).json()["state"]
+    bodies = ({"model": "text", "text": "all the cab", "state": each, "adapt": True} for each in (handle, again))
+    one, other = (client.post("/score", json=body).json()["nats"] for body in bodies)
+    assert one == pytest.approx(other, abs=1e-6)
