@@ -17,6 +17,8 @@ Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # of functions, by flag
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
+GUESS_SAMPLES = 10_000  # texts that are written to estimate guess numbers, unless a number is given
+PROOFREAD_GAIN = 15.0  # bits that a suggestion gains at least, unless a number is given
 EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch
 FLAGS_IN_TEXT = re.compile(r"(?<![\w-])(?:--(?!import )([a-z][a-z-]*(?:\.[a-z-]+)?)(?: (\d[\d.]*\d|\d))?|-o\b)")
 

@@ -25,6 +25,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from scriven.arguments import (
+    GUESS_SAMPLES,
+    PROOFREAD_GAIN,
     check_choice,
     check_path,
     check_pieces,
@@ -461,7 +463,7 @@ class Model:
             raise UsageError(f"text {text!r} is {parts}; give one document, such as a line without its end")
         return np.append(ids, np.int64(boundary))
 
-    def rank_texts(self, texts: Several, *, samples: int = 10_000, seed: int = 1) -> list[dict[str, Any]]:
+    def rank_texts(self, texts: Several, *, samples: int = GUESS_SAMPLES, seed: int = 1) -> list[dict[str, Any]]:
         """Returns a row for each text: how many guesses it takes to come to it, from the model's likeliest text on.
 
         `guesses` is estimated from `samples` texts that the model writes, and the true number is from `low` to `high`
@@ -475,7 +477,7 @@ class Model:
         drawn = draw_guess_samples(self.predictor, count, check_whole("seed", seed, 0, "0 or a positive number"))
         return list(rank_documents(self.predictor, chunks, drawn))
 
-    def proofread(self, text: str, *, gain: float = 15.0) -> Iterator[Suggestion]:
+    def proofread(self, text: str, *, gain: float = PROOFREAD_GAIN) -> Iterator[Suggestion]:
         """Yields the places of a text where another spelling, one edit away, is likelier by `gain` bits or more.
 
         Places are those of the text as the model reads it. Raises UsageError for a model of bytes or of windows.

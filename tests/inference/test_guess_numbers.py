@@ -111,6 +111,8 @@ def test_the_command_says_what_python_says(run: Path, model: Model, tmp_path: Pa
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert rows == model.rank_texts(["ab", "cab", "xa"], samples=500)
     assert rows[2]["guesses"] is None and rows[2]["bits"] > 0
+    assert "the model does not know x (U+0078), so no guess comes to texts with it: their numbers are empty" in done.err
+    assert "does not know" not in command("rank", str(run), "ab", "--samples", "9").err
     table = command("rank", str(run), "ab", "xa", "--samples", "500").out.splitlines()
     assert table[0].split("\t") == ["text", "bits", "guesses", "low", "high", "log10_guesses"]
     assert table[1].split("\t")[2] == f"{rows[0]['guesses']:.0f}" and table[2].endswith("\t\t\t\t")

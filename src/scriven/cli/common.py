@@ -358,3 +358,9 @@ def _words(row: Row) -> str:
             shown = f"{item:,.4f}" if isinstance(item, float) else f"{item:,}" if isinstance(item, int) else item
             lines.append(f"{visible_line(name.replace('_per_', '/').replace('_', ' ')):18}{visible_line(shown)}\n")
     return "".join(lines)
+
+
+def name_characters(characters: Sequence[str]) -> str:
+    """Returns the first ten characters with their code points, and how many more there are."""
+    shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in characters[:10]]
+    return ", ".join(shown) + (f", and {len(characters) - 10:,} more" if characters[10:] else "")

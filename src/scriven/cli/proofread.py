@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from scriven.arguments import PROOFREAD_GAIN
 from scriven.cli.common import (
     Device,
     Encoding,
@@ -45,7 +46,7 @@ def proofread(
     run: RunFolder,
     /,
     *files: Files,
-    gain: Gain = 15.0,
+    gain: Gain = PROOFREAD_GAIN,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from scriven.arguments import GUESS_SAMPLES
 from scriven.cli.common import (
     Device,
     Encoding,
@@ -19,6 +20,7 @@ from scriven.cli.common import (
     Text,
     Which,
     Whole,
+    name_characters,
     note,
     note_slowness,
     read_sources,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from scriven.arrays import Ids
     from scriven.cli.tables import Columns
     from scriven.session import Model
+    from scriven.vocabulary import Vocabulary
 
 READABLE = 1e15  # guesses that are printed with all digits
 
@@ -47,7 +50,7 @@ def rank(
     /,
     *words: Words,
     file: File = "",
-    samples: Samples = 10_000,
+    samples: Samples = GUESS_SAMPLES,
     seed: Seed = 1,
     as_json: Json = False,
     invalid: Invalid = None,
@@ -64,8 +67,8 @@ def rank(
     likelier ones. It is estimated from texts that the model writes, each of which stands for as many as one over its
     probability. The true number is between low and high in at least 95 of 100 cases.
 
-    A text with a character that the model does not know is never guessed: its numbers are empty. Columns are described
-    in docs/lists.md.
+    A text with a character that the model does not know is never guessed: its numbers are empty, and a note names the
+    character. Columns are described in docs/lists.md.
     """
     from scriven.cli.tables import gather_tables, write_tables
     from scriven.inference.guess_numbers import LONGEST, draw_guess_samples, rank_documents
@@ -78,13 +81,26 @@ def rank(
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     chunks = [model.document_ids(word) for word in words] if words else _file_chunks(model, file, choices)
     drawn = draw_guess_samples(model.predictor, samples, seed)
-    rows = rank_documents(model.predictor, chunks, drawn)
+    unknown = dict[str, None]()
+    rows = rank_documents(model.predictor, _with_unknown(model.vocabulary, chunks, unknown), drawn)
     write_tables(gather_tables(_tables(rows, as_json=as_json)), "json" if as_json else "tsv")
+    if unknown:
+        note(
+            f"the model does not know {name_characters([*unknown])}, so no guess comes to texts with "
+            f"{'it' if len(unknown) == 1 else 'them'}: their numbers are empty"
+        )
     if unended := samples - len(drawn.nats):
         note(
             f"{unended:,} of {samples:,} texts that the model wrote had not ended after {LONGEST:,} characters, so "
             "numbers of less likely texts may be too low, and have no upper end"
         )
+
+
+def _with_unknown(vocabulary: Vocabulary, chunks: Iterable[Ids], unknown: dict[str, None]) -> Iterator[Ids]:
+    """Yields the chunks, and adds the characters that the model does not know to `unknown`, in their order."""
+    for ids in chunks:
+        unknown.update(dict.fromkeys(vocabulary.unseen_characters(ids)))
+        yield ids
 
 
 def _file_chunks(model: Model, file: str, choices: dict[str, str | None]) -> Iterator[Ids]:

@@ -26,6 +26,7 @@ from scriven.cli.common import (
     Whole,
     WriteOrder,
     WritingPrecision,
+    name_characters,
     note,
     note_slowness,
     put_json,
@@ -510,9 +511,7 @@ def _note_unknown(model: Model, text: str) -> None:
     """Prints a note on characters of a prompt that the model does not know."""
     unknown = model.unknown_characters(text)
     if unknown:
-        shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
-        more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
-        note(f"the model has never seen these characters and reads them as <unk>: {', '.join(shown)}{more}")
+        note(f"the model has never seen these characters and reads them as <unk>: {name_characters(unknown)}")
         from scriven.inference.surprisal import describe_form, other_form
 
         if form := other_form(model.vocabulary, unknown):
