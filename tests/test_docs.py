@@ -37,6 +37,10 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
 JOINED = re.compile(r"\| scriven |^scriven .*[|>]|<\(scriven ")  # lines of several programs, or with files of output
 
+NAVAJO = (
+    "Bílaʼ ashdlaʼii Tʼáá ałtso yiníkʼehgo bidizhchį dóó\nhazʼą́ągo baa nitsáhákees.\n"  # with letters of two characters
+)
+
 # What stands in place of what is written: any budget, and additions to every new training that does not give them.
 BUDGET = re.compile(r"--(?:minutes|epochs|steps|characters)[ =]\S+")
 STEPS, MORE_STEPS = "--steps 4", "--steps 8"  # of a new run, of a resumed one
@@ -122,6 +126,7 @@ def documents() -> dict[str, str]:
     names = [first + second.lower() for first in parts for second in parts]
     sentences = [f"{name} sits down by the river to think of life.\n" for name in names]
     symbols = sorted(set("".join(sentences).lower()) - {"\n", "x"})
+    logged = [f"12:{number % 60:02} {name} sat down to think\n" for number, name in enumerate(names * 4)]
     vectors = [f"{symbol} {number / 9:.3f} 0.5 -1\n" for number, symbol in enumerate(symbols)]
     return {
         "names.txt": "\n".join(names),
@@ -133,6 +138,9 @@ def documents() -> dict[str, str]:
         "alphabet.json": json.dumps([*symbols, "<unk>"]),
         "vectors.txt": f"{len(vectors)} 3\n" + "".join(vectors),
         "items.csv": "item,condition,region,text\n1,long,1,A bad\n1,long,2,cab\n1,short,1,A cab\n",
+        "usual.log": "".join(logged),
+        "today.log": "".join([*logged[:20], "12:21 Ann jumps, 99 quick dogs!\n"]),
+        "udhr.txt": NAVAJO * 40,
         "mine.toml": recipes.text("char-rnn"),
         **{f"poems/{name}.txt": sentence for name, sentence in zip(names[:8], sentences[:8], strict=True)},
     }

@@ -62,7 +62,8 @@ def test_a_notebook_keeps_its_outputs(path: Path) -> None:
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     shown = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in shown if output["output_type"] == "error" or output.get("name") == "stderr"]
-    assert sum("<svg" in "".join(output.get("data", {}).get("text/html", "")) for output in shown) >= 3
+    drawn = [output.get("data", {}) for output in shown]
+    assert sum("<svg" in "".join(data.get("text/html", "")) or "image/png" in data for data in drawn) >= 3
 
 
 def test_a_notebook_of_the_library_is_linked_to() -> None:
