@@ -176,7 +176,7 @@ def test_a_template_names_roles_and_ends_an_answer() -> None:
     for text in ("{x}", "{content}{x}", "{role}{content}{}"):
         with pytest.raises(UsageError, match=r"\{x?\} is no field of a message; give \{role\} and \{content\}"):
             ChatTemplate.named(text)
-    assert ChatTemplate.named('{"{role}": "{content}"}\n').stop == '"}\n{"'
+    assert ChatTemplate.named('{"{role}": "{content}"}\n').stop == '"}\n'
     with pytest.raises(UsageError, match="it has 257 characters that end an answer; give at most 256"):
         ChatTemplate.named("{content}" + 257 * ".")
     app = make_app({"json": JSON}, chat_template=ChatTemplate.named("a{content}b{role}"))
