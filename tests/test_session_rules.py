@@ -216,6 +216,13 @@ def test_a_rule_that_cannot_hold_is_refused_before_anything_is_written(model: Mo
     assert model.sample(length=0, rule=Rule.regex("a*")) == ""
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_boundary_is_a_line_end_where_texts_do_not_end_with_it(way: str | None) -> None:
+    model, rule = model_of(way, separator="\n"), Rule.acrostic("bad") & Rule.rhyme("e")
+    for text in model.samples(10, length=30, rule=rule, seed=1, until_end=False):
+        assert [line[0] + line[-1] for line in text.split("\n")] == ["be", "ae", "de"]
+
+
 WIDE = {
     "any": ("(.|\n)*", Rule.regex("(.|\n)*")),
     "letters": ("\\w+ \\w+", Rule.regex("\\w+ \\w+")),
