@@ -14,7 +14,8 @@ MAP = """
     rules.patterns rules.json_schema rules.alphabet rules.automaton rules penalties
     recipes starts
     counter_rng safe_files signals
-    kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw
+    kernels.interface kernels.native_library kernels.encode kernels.suffixes kernels.counts kernels.context_mixing
+    kernels.adamw
     kernels.recurrent kernels.muon kernels.cross_entropy kernels.scan kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding
     corpus.header corpus.shard_reader corpus.tables corpus.live corpus.documents corpus.partition corpus.shards
@@ -28,7 +29,7 @@ MAP = """
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
     inference.generation inference.search inference.saved_session inference.boundaries inference.units
     inference.unit_tables inference.protocols inference.loading inference.regions inference.comparison
-    inference.guess_numbers inference.proofreading
+    inference.guess_numbers inference.proofreading inference.novelty
     runs.doctor
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
@@ -45,7 +46,8 @@ MAP = """
     server.engine server.saved_states server.shared server.completions server.chat server.extraction server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
-    cli.packaged cli.choose cli.tables cli.search cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread
+    cli.packaged cli.choose cli.tables cli.novelty cli.search cli.sample cli.scoring cli.score cli.compare cli.rank
+    cli.proofread
     cli.serve cli.train cli.verify_resume
     __main__
 """

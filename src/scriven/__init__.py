@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Started,
         Stepped,
     )
+    from scriven.inference.novelty import Novelty, Stretch
     from scriven.inference.proofreading import Suggestion
     from scriven.loss import Loss
     from scriven.model import CharLM
@@ -60,6 +61,7 @@ __all__ = [
     "Metrics",
     "Model",
     "ModelSettings",
+    "Novelty",
     "Plot",
     "ReaderSettings",
     "Report",
@@ -76,6 +78,7 @@ __all__ = [
     "Step",
     "Stepped",
     "Stop",
+    "Stretch",
     "Suggestion",
     "TerminalReport",
     "TrainedRun",
@@ -113,6 +116,7 @@ _HOMES = {
     **dict.fromkeys(
         ["build_corpus", "iterate_batches", "register_cell", "register_optimizer", "save_run"], "scriven.own_loop"
     ),
+    **dict.fromkeys(["Novelty", "Stretch"], "scriven.inference.novelty"),
     **dict.fromkeys(["CorpusSettings", "ModelSettings", "ReaderSettings", "Settings"], "scriven.settings"),
     "Batch": "scriven.batches",
     "CharLM": "scriven.model",

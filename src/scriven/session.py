@@ -60,6 +60,7 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.search import BEAM, BeamOptions, find_likeliest
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
+from scriven.penalties import Followers
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.rules import Rule
 from scriven.runs.folder import Which, find_run, open_run
@@ -69,6 +70,7 @@ from scriven.vocabulary import Vocabulary, check_ids
 if TYPE_CHECKING:
     from scriven.inference.adaptive_mixture import AnyReader
     from scriven.inference.boundaries import Punctuation, Spaces
+    from scriven.inference.novelty import Novelty, Progress, TrainingIndex
     from scriven.inference.proofreading import Suggestion
     from scriven.report.metrics import Metrics
     from scriven.report.plot import By, Plot
@@ -92,6 +94,7 @@ class Model:
         self.step = step
         self.run = run
         self.origin = origin
+        self._index: TrainingIndex | None = None
 
     def __repr__(self) -> str:
         """The model's shape, its run and its step."""
@@ -132,6 +135,25 @@ class Model:
 
         check_choice("by", by, get_args(plot.By))
         return plot.plot_losses([self.metrics], by)
+
+    def find_index(self, *, build: bool = True, progress: Progress | None = None) -> TrainingIndex | None:
+        """Returns the index of the training text, which says what is copied from it; see docs/novelty.md.
+
+        If it is missing, it is built, and `progress(done, total)` is called with characters; without `build`, the
+        result is None. Raises UsageError if the model belongs to no run, InputError if the training text is gone.
+        """
+        if self._index is None:
+            from scriven.inference.novelty import open_index  # noqa: PLC0415 - few need it
+
+            self._index = open_index(open_run(self._folder), progress, build=build)
+        return self._index
+
+    def _followers(self, options: GenerationOptions) -> Followers | None:
+        """Returns what `novel` needs, if it is asked for."""
+        if not options.sampling.novel:
+            return None
+        index = self.find_index()
+        return None if index is None else index.suffixes
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -217,7 +239,8 @@ class Model:
         `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
         are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the
         probability `top_p`, and from those at least `min_p` times as likely as the top one. `filters` are the others of
-        docs/sampling.md, such as `typical_p`, `mirostat_tau`, `presence_penalty` and `dry_multiplier`.
+        docs/sampling.md, such as `typical_p`, `mirostat_tau`, `presence_penalty` and `dry_multiplier`. With `novel`, no
+        stretch of that many characters is written that is in the training text: see docs/novelty.md.
 
         With a `rule`, only symbols are drawn that it allows, and the whole text obeys it: see docs/rules.md. Raises
         UsageError for values out of range, for `until_end` if the model knows no documents, and for a rule that no
@@ -352,13 +375,17 @@ class Model:
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
         """Writes a text after each prompt, all at the same time. Text n is drawn with `seed + n`."""
         first = first_seed(seed)
-        options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, and not at the first text
-        return self._write_each(enumerate(prompts, first), options)
+        index = self._followers(options)
+        options.begin(self.vocabulary, np.random.default_rng(first), index)  # raises now, and not at the first text
+        return self._write_each(enumerate(prompts, first), options, index)
 
-    def _write_each(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[WrittenText]:
+    def _write_each(
+        self, prompts: Iterable[tuple[int, str]], options: GenerationOptions, index: Followers | None
+    ) -> Iterator[WrittenText]:
         read = lru_cache(1)(self._after)  # the same prompt may come many times
         texts = (
-            (options.begin(self.vocabulary, np.random.default_rng(seed)), read(prompt)) for seed, prompt in prompts
+            (options.begin(self.vocabulary, np.random.default_rng(seed), index), read(prompt))
+            for seed, prompt in prompts
         )
         for line, text in generate_many(self.predictor, texts, options.may_end):
             yield WrittenText(text, line.pen.ended)
@@ -487,6 +514,19 @@ class Model:
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
             raise UsageError(f"gain {gain!r}: give a number of bits above 0")
         return suggest_edits(self.predictor, self.settings.corpus, self.prepare(text), gain)
+
+    def novelty(self, text: str, *, stretches: int = 1) -> Novelty:
+        """Returns what of a text is in the training text, too: the longest stretches, and shares by length.
+
+        The text is prepared as the training text was, and no stretch goes over the end of a document. The index is
+        built first if it is missing: see `find_index`, which says what is raised.
+        """
+        from scriven.inference.novelty import measure_novelty  # noqa: PLC0415 - few need it
+
+        most = check_whole("stretches", stretches, 0, "0 or more stretches to show")
+        index = self.find_index()
+        assert index is not None  # it was built
+        return measure_novelty(index, self.vocabulary, self.read_ids(text), most)
 
     def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:
         """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.
@@ -639,7 +679,7 @@ class Session:
 
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
-        line = options.begin(self._model.vocabulary, self._random)
+        line = options.begin(self._model.vocabulary, self._random, self._model._followers(options))
         return self._memory.write(line, options.piece)
 
 

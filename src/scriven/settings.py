@@ -575,11 +575,18 @@ class SamplingSettings(Frozen):
     dry_penalty_last_n: int = setting(
         1024, "DRY: how many of the last characters written it looks at", ge=1, le=LONGEST_PAST
     )
+    novel: int = setting(
+        0,
+        "write no stretch of this many characters that is in the training text; 0 means off. A text ends where nothing "
+        "else is left. See docs/novelty.md",
+        ge=0,
+        le=LONGEST_PAST,
+    )
 
     @property
     def looks_back(self) -> bool:
         """Whether more is needed to draw than the logits and the first four settings."""
-        switches = (self.mirostat_tau, self.presence_penalty, self.frequency_penalty, self.dry_multiplier)
+        switches = (self.mirostat_tau, self.presence_penalty, self.frequency_penalty, self.dry_multiplier, self.novel)
         return any(switches) or self.repetition_penalty != 1 or self.typical_p != 1
 
 
@@ -597,6 +604,7 @@ class SamplingFilters(TypedDict, total=False):
     dry_base: float
     dry_allowed_length: int
     dry_penalty_last_n: int
+    novel: int
 
 
 class Settings(Frozen):

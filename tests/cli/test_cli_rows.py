@@ -80,6 +80,7 @@ def overflowing(text: Path, corpus: Path) -> str:
         "score {run} {text}",
         "score {run} {text} --by line",
         "score {run} {text} {text}",
+        "novelty {run} {text}",
         "sample {run} --novelty --until-end",
         "sample {run} --length 3",
         "sample {run} --checkpoint 7",

@@ -20,6 +20,7 @@ from scriven.kernels import (  # noqa: F401 - they have the structures
     recurrent,
     sampler,
     scan,
+    suffixes,
 )
 from scriven.kernels.interface import DECLARATION, library_file
 from scriven.kernels.native_library import FOLDER, VARIANTS, NativeStruct, fields

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 from starlette.testclient import TestClient
 
 from live_server import serving
 from scriven.errors import UsageError
+from scriven.kernels.suffixes import Block, SuffixTable, sort_suffixes
 from scriven.rules import Rule
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
@@ -111,6 +114,19 @@ def test_a_bias_rules_characters_in_or_out(client: openai.OpenAI) -> None:
     for wrong in ({"x": 1.0}, {"5000": 1.0}, {"-1": 1.0}):
         with pytest.raises(openai.BadRequestError, match="logit_bias"):
             ask(client, logit_bias=wrong)
+
+
+def test_nothing_is_copied_once_there_is_an_index(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(openai.BadRequestError, match="scriven novelty RUN FILE builds it on the server"):
+        ask(client, novel=3)
+    text = JSON.encode("".join(JSON.samples(3, "a", length=60, seed=1, temperature=1.0))).astype(np.uint8)
+    suffixes = SuffixTable([Block(0, text, sort_suffixes(text, JSON.vocabulary.size))])
+    monkeypatch.setattr(JSON, "_index", SimpleNamespace(suffixes=suffixes))
+    texts = ask(client, n=3, novel=3)
+    assert texts == list(JSON.samples(3, "a", length=60, seed=1, temperature=1.0, novel=3))
+    assert max(suffixes.match(JSON.encode(each)).lengths.max() for each in texts) == 2
+    with pytest.raises(openai.BadRequestError, match="novel: a rule might be broken"):
+        ask(client, novel=3, guided_regex="[a-z]+")
 
 
 # --- chats

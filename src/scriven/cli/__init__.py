@@ -52,6 +52,7 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
         "scriven.cli.proofread:proofread",
         "Name places of a text where another spelling is far likelier.",
     ),
+    "novelty": ("scriven.cli.novelty:novelty", "Say what of a text is copied from the training text, and what is new."),
     "runs": ("scriven.cli.runs:runs", "List the runs in a folder: text, model, loss and minutes of each."),
     "info": ("scriven.cli.info:info", "Describe a run, or show what Scriven uses on this machine."),
     "doctor": ("scriven.cli.doctor:doctor", "Check a run or corpus for damage."),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 from cyclopts.field_info import FieldInfo
@@ -33,6 +33,7 @@ from scriven.cli.common import (
     reading_settings,
     unescape,
 )
+from scriven.cli.novelty import describe_copies, describe_novelty, ready_index
 from scriven.cli.search import BEAM_OPTIONS, Beam, check_beam, note_probabilities
 from scriven.errors import InputError, UsageError
 from scriven.settings import SamplingSettings
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 DEFAULTS = SamplingSettings()
 ITEMS = 10  # texts of a model of lines, such as names, unless --count says otherwise
 SEPARATOR = "-" * 16  # printed between two texts
+Piece = TypeVar("Piece", bound=str)
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 
@@ -122,6 +124,13 @@ Novelty = Annotated[
         "word for word"
     ),
 ]
+Copied = Annotated[
+    Switch,
+    Parameter(
+        help="say at the end what is copied from the training text: the longest stretch, and where it is there; and "
+        "how many of the stretches of 5, 10, 15, ... characters are novel. scriven novelty does so for any text"
+    ),
+]
 State = Annotated[
     FilePath, Parameter(help="continue from the state in this file, which --save-state wrote for the same checkpoint")
 ]
@@ -167,6 +176,7 @@ def sample(
     state: State = None,
     save_state: SaveState = None,
     novelty: Novelty = False,
+    copied: Copied = False,
     interactive: Interactive = False,
     choose: Choose = False,
     as_json: Json = False,
@@ -188,9 +198,9 @@ def sample(
     _check_numbers(length, seed)
     choices = {"invalid": invalid, "encoding": encoding}
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
-    _check_novelty(novelty, interactive, until_end is not False)
+    _check_novelty(novelty, copied, interactive, until_end is not False)
     rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
-    rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop)
+    rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop, sampling.novel)
     files = StateFiles(state, save_state)
     files.check(
         {"--count": count is not None and count > 1, "--json": as_json, "--novelty": novelty, "--choose": choose}
@@ -213,7 +223,7 @@ def sample(
     }
     check_beam(beam, count, given)
     if choose:
-        _check_choosing(given)
+        _check_choosing(given | {"--copied": copied})
     from scriven.session import load
 
     writing = {"length": length, "stop": _stops(stop or []), **sampling.model_dump()}
@@ -222,6 +232,8 @@ def sample(
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     note_slowness(model)
     _check_end(model, "--until-end" if until_end else "--novelty" if novelty else "")
+    if sampling.novel or copied:
+        ready_index(model)
     lines = model.settings.corpus.documents == "lines"
     writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
     prompt = _prompt(model, prompt, prompt_file, choices)
@@ -239,19 +251,39 @@ def sample(
             _converse(model, session, prompt, writing)
         else:
             session.read(prompt)
-            _show(prompt, session.write(piece=_piece(), **writing))
+            _show_copied(model, prompt, session.write(piece=_piece(), **writing), copied=copied)
         files.save(session)
     elif beam:
-        _write_likeliest(model, {"prompt": prompt, "beam": beam, **writing}, count, as_json=as_json)
+        _write_likeliest(model, {"prompt": prompt, "beam": beam, **writing}, count, copied=copied, as_json=as_json)
     elif count == 1 and not (as_json or novelty):
-        _show(prompt, _stream(model, prompt, seed, writing))
+        _show_copied(model, prompt, _stream(model, prompt, seed, writing), copied=copied)
     else:
-        _write_several(model, prompt, seed, count, writing, run if novelty else "", as_json=as_json)
+        _write_several(model, prompt, seed, count, writing, run if novelty else "", copied=copied, as_json=as_json)
 
 
 def _stream(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> Iterator[str]:
     """Returns what yields a text as it is written, in small pieces if somebody sees them."""
     return model.stream(prompt, seed=seed, piece=_piece(), **writing)
+
+
+def _show_copied(model: Model, prompt: str, pieces: Iterator[str], *, copied: bool) -> None:
+    """Prints a text as it comes, and with `copied` what of it is copied."""
+    written: list[str] = []
+    _show(prompt, _keep(pieces, written) if copied else pieces)
+    if copied:
+        _report_copies(model, ["".join(written)])
+
+
+def _keep(pieces: Iterable[Piece], kept: list[Piece]) -> Iterator[Piece]:
+    """Yields the pieces, and keeps them."""
+    for piece in pieces:
+        kept.append(piece)
+        yield piece
+
+
+def _report_copies(model: Model, texts: Iterable[str]) -> None:
+    """Prints what of some texts is copied from the training text."""
+    sys.stderr.write(f"{describe_copies([model.novelty(text) for text in texts])}\n")
 
 
 def _piece() -> int:
@@ -324,8 +356,10 @@ def _choose(model: Model, prompt: str, length: int) -> None:
     _show(prompt, iter([choose(model, session, prompt, length)]))
 
 
-def _check_novelty(novelty: bool, interactive: bool, until_end: bool) -> None:
-    """Raises UsageError when texts would not be whole documents."""
+def _check_novelty(novelty: bool, copied: bool, interactive: bool, until_end: bool) -> None:
+    """Raises UsageError when texts would not be whole documents, or not whole."""
+    if copied and interactive:
+        raise UsageError("--copied is about a text as a whole, and --interactive writes lines; drop one of them")
     if novelty and (interactive or not until_end):
         flag = "--interactive" if interactive else "--no-until-end"
         raise UsageError(f"--novelty compares whole documents; drop {flag}")
@@ -342,9 +376,20 @@ def _check_choosing(given: Mapping[str, bool]) -> None:
 
 
 def _write_several(
-    model: Model, prompt: str, seed: int | None, count: int, writing: dict[str, Any], run: str, *, as_json: bool
+    model: Model,
+    prompt: str,
+    seed: int | None,
+    count: int,
+    writing: dict[str, Any],
+    run: str,
+    *,
+    copied: bool,
+    as_json: bool,
 ) -> None:
-    """Writes `count` texts. With a `run`, it says how many of them are documents of its training text."""
+    """Writes `count` texts. With a `run`, it says how many of them are documents of its training text.
+
+    With `copied`, it says what of them is copied: of each as JSON, or of all together at the end.
+    """
     from scriven.cli.evaluate import corpus_of
     from scriven.session import first_seed
 
@@ -355,16 +400,16 @@ def _write_several(
     if training:
         texts = list(texts)
         known = _find_known(training, model, asked["prompt"], texts)
-    _put_texts(model, texts, asked, known, as_json=as_json)
+    _put_texts(model, texts, asked, known, copied=copied, as_json=as_json)
     if known:
         share = 100 * sum(known) / count
         sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
 
 
-def _write_likeliest(model: Model, writing: dict[str, Any], count: int, *, as_json: bool) -> None:
+def _write_likeliest(model: Model, writing: dict[str, Any], count: int, *, copied: bool, as_json: bool) -> None:
     """Writes the `count` likeliest texts that a beam finds."""
     asked = {name: writing[name] for name in BEAM_OPTIONS if name in writing}
-    _put_texts(model, model.find_likeliest(count=count, **asked), asked, as_json=as_json)
+    _put_texts(model, model.find_likeliest(count=count, **asked), asked, copied=copied, as_json=as_json)
 
 
 def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
@@ -400,16 +445,23 @@ def _put_texts(
     asked: dict[str, Any],
     known: list[bool] | None = None,
     *,
+    copied: bool,
     as_json: bool,
 ) -> None:
-    """Prints several texts as they come, with the log-probabilities of those that a beam found."""
+    """Prints several texts as they come, with the log-probabilities of those that a beam found.
+
+    With `copied`, it says what of them is copied: of each as JSON, or of all together at the end.
+    """
     if as_json:
-        _put_json(texts, asked, known)
+        _put_json(texts, asked, known, model if copied else None)
         return
     one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
-    _show_all(texts, asked["prompt"], one_line=one_line)
+    shown: list[WrittenText] = []
+    _show_all(_keep(texts, shown), asked["prompt"], one_line=one_line)
     if "beam" in asked:
-        note_probabilities(list(texts))
+        note_probabilities(shown)
+    if copied:
+        _report_copies(model, shown)
 
 
 def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> None:
@@ -419,13 +471,16 @@ def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> N
         _show(prompt, iter([written]))
 
 
-def _put_json(texts: Iterable[WrittenText], asked: dict[str, Any], known: list[bool] | None) -> None:
-    """Prints each text as JSON, with all that is needed to write it again."""
+def _put_json(
+    texts: Iterable[WrittenText], asked: dict[str, Any], known: list[bool] | None, copying: Model | None
+) -> None:
+    """Prints each text as JSON, with all that is needed to write it again, and what it copies, if a model says that."""
     for n, written in enumerate(texts):
         rule = {"rule": repr(asked["rule"])} if "rule" in asked else {}
         row = {**asked, **rule, "text": written, "ended": written.ended}
         row |= {"seed": asked["seed"] + n} if "seed" in asked else {"log_probability": written.log_probability}
-        put_json(row | ({"known": known[n]} if known else {}))
+        copied = {"copied": describe_novelty(copying.novelty(written))} if copying else {}
+        put_json(row | ({"known": known[n]} if known else {}) | copied)
         sys.stdout.flush()
 
 
@@ -441,7 +496,7 @@ def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Writt
 
 def _check(sampling: SamplingSettings, greedy: bool, count: int | None, interactive: bool, as_json: bool) -> None:
     """Raises UsageError when flags contradict each other."""
-    flags = ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set)]
+    flags = ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set - {"novel"})]
     if greedy and flags:
         raise UsageError(
             f"--greedy always picks the most likely character, so {', '.join(flags)} would do nothing; drop one"
@@ -487,8 +542,8 @@ def _check_end(model: Model, flag: str) -> None:
         )
 
 
-def _rule(given: Mapping[str, str | list[str] | Path | None], stop: list[str] | None) -> Rule | None:
-    """Returns the rule that all flags give together, if any. Raises UsageError for a rule with --stop."""
+def _rule(given: Mapping[str, str | list[str] | Path | None], stop: list[str] | None, novel: int) -> Rule | None:
+    """Returns the rule that all flags give together, if any. Raises UsageError for a rule with --stop or --novel."""
     from scriven.rules import Rule
     from scriven.safe_files import read_text
 
@@ -497,6 +552,8 @@ def _rule(given: Mapping[str, str | list[str] | Path | None], stop: list[str] | 
     parts = [getattr(Rule, kind)(value) for kind, several in values.items() for value in several]
     if parts and stop:
         raise UsageError("--stop ends a text anywhere, so the whole could break the rule; drop one of them")
+    if parts and novel:
+        raise UsageError(f"--novel {novel} may leave nothing that the rule allows, which breaks it; drop one of them")
     return reduce(Rule.__and__, parts) if parts else None
 
 

@@ -21,7 +21,7 @@ from scriven.errors import UsageError
 from scriven.inference.context import Context, fit, side_by_side
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import overflow
-from scriven.penalties import Past, begin_past
+from scriven.penalties import Followers, Past, begin_past
 from scriven.rules import STATES, Rule
 from scriven.rules.automaton import RulePlace
 from scriven.settings import SamplingFilters, SamplingSettings, describe_errors
@@ -61,8 +61,7 @@ class GenerationOptions:
         check_whole("piece", self.piece, 1, "1 or more symbols to write at once")
         check_switch("until_end", self.until_end)
         check_stops(self.stop)
-        check_rule(self.rule, self.stop)
-        _ = self.sampling
+        check_rule(self.rule, self.stop, self.sampling.novel)
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -78,25 +77,28 @@ class GenerationOptions:
         """Whether a text may end before its length."""
         return bool(self.stop) or self.until_end or self.rule is not None
 
-    def begin(self, vocabulary: Vocabulary, random: np.random.Generator) -> Generation:
-        """Returns a new text to write, whose symbols `random` draws.
+    def begin(self, vocabulary: Vocabulary, random: np.random.Generator, index: Followers | None = None) -> Generation:
+        """Returns a new text to write, whose symbols `random` draws. `novel` needs the `index` of the training text.
 
-        Raises UsageError for `until_end` if the model knows no documents, and for a rule that no text of this length
-        obeys.
+        Raises UsageError for `until_end` if the model knows no documents, for a rule that no text of this length
+        obeys, and for `novel` without an index.
         """
         pen = make_decoder(vocabulary, self.stop, until_end=self.until_end)
         length = check_whole("length", self.length, 0, "")
-        return Generation(
-            random, self.sampling, length, pen, rule=begin_rule(self.rule, vocabulary, self.until_end, length)
-        )
+        place = begin_rule(self.rule, vocabulary, self.until_end, length)
+        return Generation(random, self.sampling, length, pen, rule=place, past=begin_past(self.sampling, index=index))
 
 
-def check_rule(rule: object, stop: Sequence[str] = ()) -> None:
-    """Raises UsageError for anything but a rule or None, and for a rule with stop strings."""
+def check_rule(rule: object, stop: Sequence[str] = (), novel: int = 0) -> None:
+    """Raises UsageError for anything but a rule or None, and for a rule with stop strings or with `novel`."""
     if not (rule is None or isinstance(rule, Rule)):
         raise UsageError(f"rule {rule!r}: give one such as scriven.Rule.regex('[a-z]+')")
     if rule is not None and any(stop):
         raise UsageError("a stop string ends a text anywhere, so the whole could break the rule; give only one of them")
+    if rule is not None and novel:
+        raise UsageError(
+            f"novel {novel}: where both leave nothing to write, the text would break the rule; give only one of them"
+        )
 
 
 def begin_rule(
@@ -135,8 +137,8 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
 class Generation:
     """A text that is being written. `random` draws at most `left` more symbols by the `settings`; `pen` decodes them.
 
-    With a `rule`, the text obeys it, and the pen takes `<unk>` for its end. `past` has earlier ids, if settings
-    look at those.
+    With a `rule`, the text obeys it; with that or `novel`, the pen takes `<unk>` for its end. `past` has earlier ids,
+    if settings look at those.
     With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`, and `written` has all ids.
     """
 
@@ -151,7 +153,7 @@ class Generation:
     past: Past | None = None
 
     def __post_init__(self) -> None:
-        self.pen.obeys = self.rule is not None
+        self.pen.obeys = self.rule is not None or self.settings.novel > 0
         self.past = self.past or begin_past(self.settings)
 
     @property
@@ -387,7 +389,7 @@ class StreamDecoder:
         self.done = False
         self.ended = False  # whether it reached the end of its document
         self.stopped = False  # whether it reached a stop string
-        self.obeys = False  # whether the text has a rule, and `<unk>` is its end
+        self.obeys = False  # whether `<unk>` is the text's end, as with a rule
         self.obeyed = False  # whether it reached that end
         self._unknown = vocabulary.unknown
         self._boundary = vocabulary.boundary if until_end else None

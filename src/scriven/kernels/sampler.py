@@ -76,7 +76,7 @@ class _RowRule(NativeStruct):
 _PENALTIES = (
     "typical_p mirostat_tau mirostat_eta repetition_penalty presence_penalty frequency_penalty dry_multiplier dry_base"
 )
-_LENGTHS = "repeat_last_n dry_allowed_length dry_penalty_last_n"
+_LENGTHS = "repeat_last_n dry_allowed_length dry_penalty_last_n novel"
 
 
 class _RowPast(NativeStruct):
@@ -84,7 +84,7 @@ class _RowPast(NativeStruct):
         *fields(c_double, _PENALTIES),
         *fields(c_int64, _LENGTHS),
         ("count", c_int64),
-        *fields(c_void_p, "ids bias bound"),
+        *fields(c_void_p, "ids bias index bound"),
     )
 
 
@@ -199,7 +199,7 @@ class Sampler:
 
         `rules` are empty, or have the place of each row in its rule, or None. Where a row has one, `<unk>` is the end
         of its text, and all that comes after means nothing. `pasts` are likewise what each row has written; their
-        bounds become those after.
+        bounds become those after. Where one has an index, `<unk>` is the end of a text for which nothing is left.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
@@ -308,9 +308,11 @@ def _past_table(
                 repeat_last_n=drawing.repeat_last_n,
                 dry_allowed_length=drawing.dry_allowed_length,
                 dry_penalty_last_n=drawing.dry_penalty_last_n,
+                novel=drawing.novel,
                 count=len(ids),
                 ids=ids.ctypes.data,
                 bias=None if bias is None else bias.ctypes.data,
+                index=past.training.native if past.training and drawing.novel else None,
                 bound=past.bound.ctypes.data,
             )
     return table

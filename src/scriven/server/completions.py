@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -18,10 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Float32s, Ids
-from scriven.errors import UsageError
+from scriven.errors import ScrivenError, UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
-from scriven.penalties import begin_past
+from scriven.penalties import Followers, begin_past
 from scriven.rules.automaton import RulePlace
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
@@ -206,6 +207,7 @@ class CompletionRequest:
         self.prompts = list(self._prompts())
         self._check()
         self._rule, self._bias = self._begin_rule(), self._read_bias()
+        self._training = self._find_training() if self.body.novel else None
         if body.state and any(prompt.begins for prompt in self.prompts):
             raise ApiError(
                 400,
@@ -361,6 +363,18 @@ class CompletionRequest:
             bias[symbol] = value
         return bias if self.body.logit_bias else None
 
+    def _find_training(self) -> Followers:
+        """Returns the index of the training text. Raises ApiError, 400, if there is none yet, and with a rule."""
+        if self._rule is not None:
+            raise ApiError(400, "novel: a rule might be broken; send only one of them", "novel", "invalid_value")
+        index = None
+        with suppress(ScrivenError):  # of a model without a run, or with a damaged one
+            index = self.served.model.find_index(build=False)
+        if index is None:
+            words = "novel: the training text has no index here; scriven novelty RUN FILE builds it on the server"
+            raise ApiError(400, words, "novel", "invalid_value")
+        return index.suffixes
+
     def _generations(self) -> Iterator[Generation]:
         body, model = self.body, self.served.model
         choices = body.sampling
@@ -368,7 +382,7 @@ class CompletionRequest:
         for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
             pen = model.pen(body.stops, self._until_end)
-            past = begin_past(choices, self._bias)
+            past = begin_past(choices, self._bias, self._training)
             yield Generation(random, choices, body.length, pen, body.save_state, rule=self._rule, past=past)
 
 

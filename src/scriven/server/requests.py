@@ -320,6 +320,7 @@ class TextBody(RequestBody):
     dry_base: Annotated[float, NULLABLE] = _like_setting("dry_base")
     dry_allowed_length: Annotated[int, NULLABLE] = _like_setting("dry_allowed_length")
     dry_penalty_last_n: Annotated[int, NULLABLE] = _like_setting("dry_penalty_last_n")
+    novel: Annotated[int, NULLABLE] = _like_setting("novel")
     logit_bias: Annotated[dict[str, Bias], NULLABLE] = Field(
         {}, max_length=LIMITS.biases, description="what is added to the logits of characters, by id"
     )

@@ -70,6 +70,41 @@ struct PackedModel {
     const float *head_bias;     // of all heads together
 };
 
+// A training text in blocks, which overlap, and the order of the suffixes that begin in each: see suffixes.cpp.
+struct SuffixBlock {
+    int64_t length, count;
+    const void *text;      // (length,)
+    const int32_t *order;  // (count,): places in `text`
+};
+
+struct SuffixIndex {
+    int64_t width, separator, blocks;  // the bytes of an id, 1, 2 or 4; what is between documents, -1: nothing
+    const SuffixBlock *block;
+};
+
+// The places of all suffixes of a text, sorted; a suffix that another begins with comes first.
+struct SuffixSort {
+    int64_t width, length, symbols;
+    const void *text;  // (length,), below `symbols`
+    int32_t *order;    // (length,)
+};
+
+// At each place of ids from `first` to `last`, the longest stretch that is in the training text, too, within one document.
+struct SuffixMatch {
+    int64_t first, last, length;
+    const SuffixIndex *index;
+    const int64_t *ids;        // (length,)
+    int64_t *lengths;          // (length,), as are these:
+    int64_t *blocks, *places;  // where it is: a block, and a place in that
+};
+
+struct SuffixFollow {
+    int64_t count, symbols;
+    const SuffixIndex *index;
+    const int64_t *ids;  // (count,)
+    uint8_t *found;      // (symbols,): 1 for those that follow the ids in the training text
+};
+
 // How the next id of a row is drawn.
 struct Drawing {
     double temperature, top_k, top_p, min_p;
@@ -89,10 +124,11 @@ struct RowRule {
 struct RowPast {
     double typical_p, mirostat_tau, mirostat_eta;
     double repetition_penalty, presence_penalty, frequency_penalty, dry_multiplier, dry_base;
-    int64_t repeat_last_n, dry_allowed_length, dry_penalty_last_n, count;
-    const int64_t *ids;  // (count,)
-    const float *bias;   // (V,), or null
-    double *bound;       // mirostat's, changed to that after; null where a row has no past
+    int64_t repeat_last_n, dry_allowed_length, dry_penalty_last_n, novel, count;
+    const int64_t *ids;        // (count,)
+    const float *bias;         // (V,), or null
+    const SuffixIndex *index;  // of the text of which no `novel` ids in a row are written; or null
+    double *bound;             // mirostat's, changed to that after; null where a row has no past
 };
 
 // `count` ids for each of N rows, each drawn with its number from the logits and then read.

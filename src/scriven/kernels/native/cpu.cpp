@@ -101,6 +101,9 @@ template <class Struct> constexpr Size size_of(const char *name) {
 #define SCRIVEN_SIZE(type) size_of<type>(#type)
 constexpr Size sizes[] = {
     SCRIVEN_SIZE(PackedMatrix),        SCRIVEN_SIZE(PackedLayer),
+    SCRIVEN_SIZE(SuffixBlock),         SCRIVEN_SIZE(SuffixIndex),
+    SCRIVEN_SIZE(SuffixSort),          SCRIVEN_SIZE(SuffixMatch),
+    SCRIVEN_SIZE(SuffixFollow),
     SCRIVEN_SIZE(PackedModel),         SCRIVEN_SIZE(Drawing),
     SCRIVEN_SIZE(RowRule),             SCRIVEN_SIZE(RowPast),
     SCRIVEN_SIZE(SamplerWrite),        SCRIVEN_SIZE(ScorerRead),

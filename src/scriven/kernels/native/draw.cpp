@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "suffixes.h"
 #include "vector_math.h"
 
 namespace scriven {
@@ -193,10 +194,30 @@ void apply_penalties(const RowPast &past, const int64_t *ids, int64_t count, int
     }
 }
 
+// Leaves out the ids that would end a stretch of `novel` ids of the training text, all of them written. `marks` (V,) is a
+// buffer. Returns whether any id is left, but for <unk>, the last one.
+bool leave_novel(const Written &written, int64_t symbols, uint8_t *marks, float *to) {
+    const SuffixIndex &index = *written.past.index;
+    const int64_t count = written.past.novel - 1;
+    if (count > written.count) return true;
+    const int64_t *ids = written.ids + written.count - count;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] == index.separator) return true;
+    for (int64_t id = 0; id < symbols; id++) marks[id] = 0;
+    mark_followers(index, ids, count, symbols - 1, marks);
+    bool any = false;
+    for (int64_t id = 0; id < symbols - 1; id++) {
+        any |= !marks[id];
+        if (marks[id]) to[id] = never;
+    }
+    return any;
+}
+
 }  // namespace
 
-// Copies the logits to `to` (V,) with the bias, the penalties and DRY, as `adjust` in penalties.py does.
-void adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to) {
+// Copies the logits to `to` (V,) with the bias, the penalties and DRY, and without what is not novel, as `adjust` in
+// penalties.py does. Returns whether any symbol is left: if none is, the text ends.
+bool adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to) {
     const RowPast &past = written.past;
     double *values = buffers.weights;
     for (int64_t id = 0; id < symbols; id++) values[id] = double(logits[id]) + (past.bias ? double(past.bias[id]) : 0.0);
@@ -207,6 +228,7 @@ void adjust(const float *logits, int64_t symbols, const Written &written, const 
     if (past.dry_multiplier > 0)
         apply_dry(past, written.ids + written.count - recent, recent, symbols, buffers.places, values);
     for (int64_t id = 0; id < symbols; id++) to[id] = float(values[id]);
+    return !past.index || leave_novel(written, symbols, reinterpret_cast<uint8_t *>(buffers.places), to);
 }
 
 // Returns the top symbol, which a temperature of zero draws.

@@ -115,15 +115,17 @@ int64_t draw_row(const PackedModel &model, const SamplerWrite &writing, int64_t 
     return draw(logits, model.symbols - 1, drawing, uniform, workspace.buffers, written);
 }
 
-// The same for a row with a past: from logits with penalties, and notes the id.
+// The same for a row with a past: from logits with penalties, and notes the id. <unk> is the end of a text for which
+// nothing is left.
 int64_t draw_after(const PackedModel &model, const SamplerWrite &writing, int64_t begin, int64_t row, int64_t step,
                    const float *logits, const Workspace &workspace) {
     const RowPast &past = writing.pasts[begin + row];
     int64_t *ids = workspace.written + row * (writing.longest_past + writing.count);
     const int64_t count = past.count + step;
     const Written written = {past, ids, count, workspace.bounds[row]};
-    adjust(logits, model.symbols, written, workspace.buffers, workspace.adjusted);
-    return ids[count] = draw_row(model, writing, begin, row, step, workspace.adjusted, workspace, &written);
+    const bool any = adjust(logits, model.symbols, written, workspace.buffers, workspace.adjusted);
+    return ids[count] = any ? draw_row(model, writing, begin, row, step, workspace.adjusted, workspace, &written)
+                            : model.symbols - 1;
 }
 
 // Copies what rows have written before the call into the workspace.
@@ -222,7 +224,7 @@ bool write_together(const PackedModel &model, const SamplerWrite &writing, const
 }  // namespace scriven
 
 // Writes ids in up to `threads` threads, which share the rows, or the weights if there are few rows. The last symbol,
-// <unk>, is never drawn, but where it ends a text that obeys a rule.
+// <unk>, is never drawn, but where it ends a text that obeys a rule, or one for which nothing is left.
 SCRIVEN_API int64_t scriven_sampler_write(const scriven::SamplerWrite *call) {
     using namespace scriven;
     const PackedModel &model = *call->model;

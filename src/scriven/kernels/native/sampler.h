@@ -62,7 +62,7 @@ struct Written {
 int64_t pick_after(const Written &written, const DrawBuffers &buffers, int64_t count, const Drawing &drawing,
                    double uniform);
 
-void adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to);
+bool adjust(const float *logits, int64_t symbols, const Written &written, const DrawBuffers &buffers, float *to);
 
 bool constrain(const float *logits, int64_t symbols, const RowRule &rule, int64_t state, int64_t left,
                const DrawBuffers &buffers, float *to);

@@ -1,0 +1,344 @@
+"""What of a text is new, and what is copied: an index of the training text, and the stretches of a text that it has.
+
+The index has the ids of the training text, with the boundary between documents, and their sorted suffixes, block by
+block; see `scriven.kernels.suffixes`. It is built once for each corpus, in the user's cache, in memory that does not
+grow with the text, and mapped from there. The id of a character that the vocabulary lacks is V and its place in the
+corpus's list of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.arrays import Ids
+from scriven.corpus.header import Whole, read_json, write_json
+from scriven.corpus.store import Corpus
+from scriven.errors import InputError
+from scriven.inference.chunks import chunks_of, documents_of
+from scriven.kernels.encode import usable
+from scriven.kernels.suffixes import Block, SuffixTable, Text, id_type, sort_suffixes
+from scriven.runs.folder import Run
+from scriven.runs.recovery import open_run_corpus
+from scriven.runtime import cache_folder
+from scriven.safe_files import flush_file, publish, staging_folder
+from scriven.settings import Frozen
+from scriven.vocabulary import Vocabulary
+
+FORMAT = 1
+HEADER_FILE, TEXT_FILE = "index.json", "text.ids"
+BLOCK = 1 << 26  # ids whose suffixes are sorted at once: 5 bytes of memory for each, and some more
+PLAIN_BLOCK = 1 << 22  # the same for numpy, which needs 50 bytes for each
+OVERLAP = 1 << 16  # ids of the next block that a block has, too: longer stretches may be found as shorter ones
+SHOWN_LENGTHS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # of stretches whose novel share is shown
+COUNTED_AT_ONCE = 1 << 24  # ids
+PLACES_AT_ONCE = 1 << 20  # of suffixes that are written
+
+Progress = Callable[[int, int | None], None]
+
+
+class IndexHeader(Frozen):
+    """The header of an index. `size` counts ids, with boundaries; `block` counts the suffixes of a block.
+
+    `unseen` are the code points that the vocabulary of V `symbols` lacks. `file` is the name of the text, if it is one
+    file that the training text begins with.
+    """
+
+    format: int
+    size: Whole
+    symbols: Whole
+    separator: int | None
+    unseen: tuple[Whole, ...]
+    block: Whole
+    file: str
+
+    @property
+    def kind(self) -> np.dtype[np.unsignedinteger]:
+        """The type of the ids."""
+        return id_type(self.symbols + len(self.unseen))
+
+    @property
+    def starts(self) -> range:
+        """The first id of each block."""
+        return range(0, self.size, max(1, self.block))
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether a folder has all files, of the right sizes."""
+        wanted = {TEXT_FILE: self.size * self.kind.itemsize}
+        wanted |= {_order_file(first): 4 * min(self.block, self.size - first) for first in self.starts}
+        return all((folder / name).is_file() and (folder / name).stat().st_size == wanted[name] for name in wanted)
+
+
+def _order_file(first: int) -> str:
+    return f"order-{first:012}.places"
+
+
+class TrainingIndex:
+    """The index of a training text, mapped from its files."""
+
+    def __init__(self, folder: Path, header: IndexHeader, vocabulary: Vocabulary) -> None:
+        """Maps the files, which must be whole; the vocabulary is the corpus's."""
+        self.folder = folder
+        self.header = header
+        self._vocabulary = vocabulary
+        self._text: Text = np.memmap(folder / TEXT_FILE, header.kind, "r") if header.size else np.empty(0, header.kind)
+
+    @cached_property
+    def suffixes(self) -> SuffixTable:
+        """The sorted suffixes. Ids are those of the model, but for unknown characters."""
+        reach = self.header.block + OVERLAP
+        orders = (np.memmap(self.folder / _order_file(first), np.int32, "r") for first in self.header.starts)
+        blocks = (
+            Block(first, self._text[first : first + reach], order)
+            for first, order in zip(self.header.starts, orders, strict=True)
+        )
+        return SuffixTable(list(blocks), self.header.separator)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def ids(self, ids: Ids) -> Ids:
+        """Returns ids (T,) of a model as those of the index; characters that the text lacks become `<unk>`."""
+        return _number_unseen(ids, self._vocabulary, self.header.unseen)
+
+    def find(self, place: int) -> tuple[int, int, int]:
+        """Returns the character of the training text at a place, its line and its document, which count from 1.
+
+        The character counts from 0. The document is 0 if there are none.
+        """
+        line_end = self.ids(self._vocabulary.encode("\n"))[0]
+        separators = lines = 0
+        for first in range(0, place, COUNTED_AT_ONCE):
+            before = self._text[first : min(place, first + COUNTED_AT_ONCE)]
+            lines += int(np.count_nonzero(before == line_end))
+            if self.header.separator is not None:
+                separators += int(np.count_nonzero(before == self.header.separator))
+        return place - separators, lines + 1, separators + (self.header.separator is not None)
+
+    def describe(self, place: int) -> str:
+        """Returns where a place is, for people: FILE:LINE if the text was one file, else a line or a document."""
+        character, line, document = self.find(place)
+        if self.header.file:
+            return f"{self.header.file}:{line}"
+        where = f"document {document:,}" if document else f"line {line:,}"
+        return f"{where} of the training text (character {character:,})"
+
+
+def _number_unseen(ids: Ids, vocabulary: Vocabulary, unseen: Sequence[int]) -> Ids:
+    """Returns ids (T,) whose unknown characters have the numbers V, V + 1, ..., or the id of `<unk>`."""
+    found = ids.copy()
+    unknown = np.flatnonzero(ids >= vocabulary.size)
+    if unknown.size:
+        known, points = np.array([*unseen, -1], np.int64), ids[unknown] - vocabulary.size
+        place = np.searchsorted(known[:-1], points)
+        found[unknown] = np.where(known[place] == points, vocabulary.size + place, vocabulary.unknown)
+    return found
+
+
+def open_index(run: Run, progress: Progress | None = None, *, build: bool = True) -> TrainingIndex | None:
+    """Returns the index of the text that a run was trained on, built first if it is missing and may be built.
+
+    `progress(done, total)` is called with characters meanwhile. Raises InputError if the text is gone, or if
+    the index cannot be written.
+    """
+    known = run.origin.get("text")
+    if known and (found := _find_index(_folder_of(known), run.vocabulary)):
+        return found
+    if not build:
+        return None
+    try:
+        corpus = open_run_corpus(run)
+    except InputError as error:
+        raise InputError(
+            f"{error}. What is copied can only be found with the training text: put it back where it was, or train "
+            "again on the text that there is"
+        ) from None
+    if corpus.vocabulary != run.vocabulary:
+        raise InputError(f"{run.path} has other characters than its corpus {corpus.name}; train again")
+    folder = _folder_of(corpus.text_hash)
+    if found := _find_index(folder, corpus.vocabulary):
+        return found
+    return _build_index(corpus, folder, progress or (lambda done, total: None))
+
+
+def _folder_of(text_hash: str) -> Path:
+    return cache_folder() / "indexes" / text_hash[:32]
+
+
+def _find_index(folder: Path, vocabulary: Vocabulary) -> TrainingIndex | None:
+    """Returns the index in a folder, if it is one and whole."""
+    header = _read_header(folder)
+    if header is None or header.symbols != vocabulary.size:
+        return None
+    return TrainingIndex(folder, header, vocabulary)
+
+
+def _read_header(folder: Path) -> IndexHeader | None:
+    try:
+        header = read_json(folder / HEADER_FILE, IndexHeader, FORMAT, "it is built again")
+        return header if header.is_whole(folder) else None
+    except (InputError, OSError):
+        return None
+
+
+def _build_index(corpus: Corpus, folder: Path, progress: Progress) -> TrainingIndex:
+    try:
+        with staging_folder(folder.parent) as work:
+            _write_index(corpus, work, progress)
+            publish(work, folder, lambda there: _read_header(there) is not None, replace=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the index of the training text to {folder.parent} ({error.strerror or error}); it takes 5 "
+            "to 8 bytes for each character: free some space, or choose another place with the environment variable "
+            "SCRIVEN_CACHE"
+        ) from None
+    found = _find_index(folder, corpus.vocabulary)
+    if found is None:
+        raise InputError(f"{folder} was changed while it was built; try again")
+    return found
+
+
+def _write_index(corpus: Corpus, work: Path, progress: Progress) -> None:
+    """Writes the files of an index into an empty folder, the header last."""
+    vocabulary, part, settings = corpus.vocabulary, corpus.training, corpus.settings
+    size = part.characters + part.documents * (vocabulary.boundary is not None)
+    one_file = settings.documents == "none" and corpus.counts.sources == 1 and len(corpus.texts) == 1
+    header = IndexHeader(
+        format=FORMAT,
+        size=size,
+        symbols=vocabulary.size,
+        separator=vocabulary.boundary,
+        unseen=corpus.header.unseen,
+        block=BLOCK if usable() else PLAIN_BLOCK,
+        file=corpus.texts[0] if one_file and corpus.texts[0] != "-" else "",
+    )
+    with (work / TEXT_FILE).open("wb") as file:
+        for chunk in _training_ids(corpus):
+            file.write(_number_unseen(chunk, vocabulary, header.unseen).astype(header.kind).tobytes())
+    flush_file(work / TEXT_FILE)
+    for first in header.starts:
+        progress(first, size)
+        with (work / _order_file(first)).open("wb") as file:
+            for places in _sort_block(work, header, first):
+                file.write(places.tobytes())
+        flush_file(work / _order_file(first))
+    write_json(work / HEADER_FILE, header)
+    progress(size, size)
+
+
+def _training_ids(corpus: Corpus) -> Iterator[Ids]:
+    boundary = corpus.vocabulary.boundary
+    return chunks_of(corpus.training) if boundary is None else documents_of(corpus.training, boundary)
+
+
+def _sort_block(work: Path, header: IndexHeader, first: int) -> Iterator[npt.NDArray[np.int32]]:
+    """Yields the sorted suffixes that begin in a block, in pieces; the text after it is sorted with them."""
+    offset, count = first * header.kind.itemsize, header.block + OVERLAP
+    text = np.fromfile(work / TEXT_FILE, header.kind, count, offset=offset)
+    order = sort_suffixes(text, header.symbols + len(header.unseen))
+    for start in range(0, len(order), PLACES_AT_ONCE):
+        piece = order[start : start + PLACES_AT_ONCE]
+        yield piece[piece < header.block]
+
+
+# --- what of a text is new
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a text that is in the training text, too.
+
+    `start` is its first character in the text, from 0 on; `line` and `column` are the same, from 1 on. `character` is
+    its first character in the training text, and `source` names this place for people.
+    """
+
+    text: str
+    length: int
+    start: int
+    line: int
+    column: int
+    source: str
+    character: int
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What of a text is new: the longest stretches that are in the training text, and the shares that are not.
+
+    `stretches` have the longest first and do not overlap. `lengths` (T,) has, for each character, the longest stretch
+    from there on that is in the training text, and `left` (T,) how many characters the document has from there on.
+    """
+
+    stretches: tuple[Stretch, ...]
+    lengths: Ids = field(repr=False, compare=False)
+    left: Ids = field(repr=False, compare=False)
+
+    @property
+    def characters(self) -> int:
+        """The number of characters, without ends of documents."""
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """The characters of the longest stretch that is in the training text."""
+        return int(self.lengths.max(initial=0))
+
+    def count(self, length: int) -> tuple[int, int]:
+        """Returns how many stretches of this length are not in the training text, and how many there are."""
+        there = self.left >= length
+        return int(np.count_nonzero(there & (self.lengths < length))), int(np.count_nonzero(there))
+
+    def share(self, length: int) -> float | None:
+        """Returns the share of the stretches of this length that are not in the training text; None without any."""
+        novel, there = self.count(length)
+        return novel / there if there else None
+
+
+def measure_novelty(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, stretches: int = 1) -> Novelty:
+    """Returns what of a text is new, ids (T,) with boundaries, with its longest stretches that are not.
+
+    A stretch is within one document.
+    """
+    matches = index.suffixes.match(index.ids(ids))
+    boundary = -1 if vocabulary.boundary is None else vocabulary.boundary
+    inside = ids != boundary
+    ends = np.append(np.flatnonzero(~inside), len(ids))
+    left = ends[np.searchsorted(ends, np.arange(len(ids)))] - np.arange(len(ids))  # (T,)
+    chosen = choose_stretches(matches.lengths, stretches)
+    found = [_stretch(index, vocabulary, ids, place, matches) for place in chosen]
+    return Novelty(tuple(found), matches.lengths[inside], left[inside])
+
+
+def choose_stretches(lengths: Ids, most: int) -> list[int]:
+    """Returns where the longest stretches begin that do not overlap, `most` at most, given that at each place (T,)."""
+    chosen: list[int] = []
+    before = np.concatenate(([0], lengths[:-1]))
+    whole = np.flatnonzero((lengths > 0) & (lengths >= before))  # a shorter one is within that one place before
+    for place in whole[np.argsort(-lengths[whole], kind="stable")].tolist():
+        if len(chosen) >= most:
+            break
+        if all(place + lengths[place] <= other or other + lengths[other] <= place for other in chosen):
+            chosen.append(place)
+    return chosen
+
+
+def _stretch(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, place: int, matches: tuple[Ids, Ids]) -> Stretch:
+    length, there = int(matches[0][place]), int(matches[1][place])
+    before = vocabulary.decode(ids[:place])
+    boundary = -1 if vocabulary.boundary is None else vocabulary.boundary
+    return Stretch(
+        text=vocabulary.decode(ids[place : place + length]),
+        length=length,
+        start=int(np.count_nonzero(ids[:place] != boundary)),
+        line=before.count("\n") + 1,
+        column=len(before) - (before.rfind("\n") + 1) + 1,
+        source=index.describe(there),
+        character=index.find(there)[0],
+    )
