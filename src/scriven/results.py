@@ -16,17 +16,25 @@ from scriven.vocabulary import Vocabulary
 class WrittenText(str):
     """A text that a model wrote. It `ended` if it ended by itself, with its document.
 
-    Of a text that a beam found, `log_probability` is ln of the probability that it is written at temperature 1.
+    Of a text that a beam found, `log_probability` is ln of the probability that it is written at temperature 1. Of a
+    middle that draws found, `effective_draws` is the number of draws of equal weight that would be as good.
     """
 
-    __slots__ = ("ended", "log_probability")
+    __slots__ = ("effective_draws", "ended", "log_probability")
     ended: bool
     log_probability: float | None
+    effective_draws: float | None
 
-    def __new__(cls, text: str, ended: bool = False, log_probability: float | None = None) -> Self:
+    def __new__(
+        cls,
+        text: str,
+        ended: bool = False,
+        log_probability: float | None = None,
+        effective_draws: float | None = None,
+    ) -> Self:
         """Makes the text."""
         made = super().__new__(cls, text)
-        made.ended, made.log_probability = ended, log_probability
+        made.ended, made.log_probability, made.effective_draws = ended, log_probability, effective_draws
         return made
 
 

@@ -57,8 +57,9 @@ from scriven.inference.generation import (
 )
 from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
 from scriven.inference.predictor import Predictor
+from scriven.inference.sampling import DRAWS
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
-from scriven.inference.search import BEAM, BeamOptions, find_likeliest
+from scriven.inference.search import BEAM, MIDDLE, BeamOptions, MiddleOptions, find_likeliest, find_middle
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
 from scriven.penalties import Followers
 from scriven.results import Score, Step, WrittenText, score_of
@@ -371,6 +372,45 @@ class Model:
             )
         found = find_likeliest(self.predictor, self.predictor.read(self._start, read[:, None]), options)
         return [WrittenText(each.text, each.ended, -each.nats) for each in found[:count]]
+
+    def infill(
+        self,
+        prompt: str,
+        suffix: str,
+        *,
+        length: int = MIDDLE,
+        draws: int = DRAWS,
+        seed: int | None = None,
+        until_end: bool | None = None,
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
+        rule: Rule | None = None,
+        **filters: Unpack[SamplingFilters],
+    ) -> WrittenText:
+        """Returns the text between `prompt` and `suffix`, of at most `length` symbols, without either.
+
+        It draws that many continuations of the prompt, by the arguments of `stream`, and takes one of their beginnings
+        by how likely the suffix is after each: see docs/sampling.md. At temperature 0 it takes the likeliest that a
+        beam of `draws` texts finds. The suffix ends the document of a model of documents, unless `until_end` is False.
+        A rule is about the middle. Raises UsageError as `stream` does, and for an empty suffix.
+        """
+        read = self._after(check_text("prompt", prompt))
+        until_end = self._ends(until_end)
+        writing = GenerationOptions(length, (), until_end, temperature, top_k, top_p, min_p, rule=rule, filters=filters)
+        random = np.random.default_rng(first_seed(seed))
+        after = self.suffix_ids(suffix, until_end=until_end)
+        found = find_middle(self.predictor, read, after, MiddleOptions(writing, draws), random)
+        return WrittenText(found.text, True, effective_draws=found.effective_draws)
+
+    def suffix_ids(self, suffix: str, *, until_end: bool) -> Ids:
+        """Returns the ids (symbols,) of a text that follows a middle, and ends its document with `until_end`."""
+        ids = prompt_ids(check_text("suffix", suffix), self.vocabulary, self.settings.corpus)
+        if not (len(ids) and until_end):
+            return ids
+        ends = np.flatnonzero(ids == self.vocabulary.boundary)
+        return ids[: ends[0] + 1] if len(ends) else np.append(ids, np.int64(self.vocabulary.boundary or 0))
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
         """Writes a text after each prompt, all at the same time. Text n is drawn with `seed + n`."""

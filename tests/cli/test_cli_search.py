@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from test_cli_inference import failure, rows
 
@@ -73,3 +75,65 @@ def test_flags_that_contradict_a_beam_are_refused(
     code, err = failure(capsys, "sample", run, *flags)
     assert code == 2
     assert said in err
+
+
+def test_a_suffix_follows_what_is_written(
+    run: str, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"length": 8, "draws": 30, "temperature": 0.5}
+    middle = model.infill("a b", "cab", seed=5, **asked)  # type: ignore[arg-type]
+    flags = ["--prompt", "a b", "--length", "8", "--draws", "30", "--temperature", "0.5", "--seed", "5"]
+    main(["sample", run, *flags, "--suffix", "cab"])
+    assert capsys.readouterr().out == f"a b{middle}cab\n"
+    (tmp_path / "after.txt").write_text("cab", "utf-8")
+    main(["sample", run, *flags, "--suffix-file", str(tmp_path / "after.txt"), "--count", "2", "--json"])
+    shown = rows(capsys.readouterr().out)
+    assert [row["text"] for row in shown] == [middle, model.infill("a b", "cab", seed=6, **asked)]  # type: ignore[arg-type]
+    assert [row["seed"] for row in shown] == [5, 6]
+    assert shown[0]["effective_draws"] == middle.effective_draws
+    assert (shown[0]["suffix"], shown[0]["draws"], "stop" in shown[0]) == ("cab", 30, False)
+    main(["sample", run, "--prompt", "a b", "--suffix", "-", "--greedy", "--length", "4"])
+    out, err = capsys.readouterr()
+    assert out.startswith("a b")
+    assert out.endswith("-\n")
+    assert "- (U+002D)" in err  # the model does not know it
+
+
+def test_few_effective_draws_are_said(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", run, "--suffix", "cab", "--draws", "1", "--length", "0", "--seed", "1"])
+    out, err = capsys.readouterr()
+    assert out == "cab\n"
+    assert "note: 1.0 effective draws of 1: " in err
+
+
+def test_the_suffix_of_a_name_ends_it(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", names, "--prompt", "a", "--suffix", "e", "--seed", "3", "--draws", "20"])
+    middle = load(names).infill("a", "e", seed=3, draws=20)
+    assert capsys.readouterr().out == f"a{middle}e\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--suffix", "a", "--suffix-file", "b"], "--suffix and --suffix-file both give the text that follows"),
+        (["--suffix-file", "-"], "--suffix-file '-': name a file"),
+        (["--draws", "3"], "--draws is for the text before a suffix"),
+        (["--suffix", "a", "--draws", "0"], "--draws 0: give 1 or more"),
+        (["--suffix", "a", "--draws", "9999"], "draws 9,999: give at most 1,024"),
+        (["--suffix", "a", "--stop", "b", "--beam", "2"], "--stop, --beam cannot be combined with a suffix"),
+        (["--suffix", "a", "--save-state", "new"], "--save-state cannot be combined with a suffix"),
+    ],
+)
+def test_flags_that_contradict_a_suffix_are_refused(
+    run: str, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err = failure(capsys, "sample", run, *flags)
+    assert code == 2
+    assert said in err
+
+
+def test_an_empty_file_is_no_suffix(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    code, err = failure(capsys, "sample", run, "--suffix-file", str(tmp_path / "empty"))
+    assert code == 2
+    assert "suffix is empty; give the text that follows" in err

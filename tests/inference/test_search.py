@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 
 from scriven.arrays import Ids
 from scriven.errors import InputError, UsageError
+from scriven.inference.generation import GenerationOptions
 from scriven.inference.predictor import Predictor
-from scriven.inference.search import WIDEST, BeamOptions, find_likeliest
+from scriven.inference.sampling import WIDEST
+from scriven.inference.search import BeamOptions, MiddleOptions, MiddleSearch, find_likeliest
+from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.rules import Rule
 from scriven.session import Model, load
-from scriven.settings import Settings
+from scriven.settings import Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import Text, favour, mixture, predictor
 from test_session import make_run
@@ -141,3 +145,108 @@ def test_what_is_out_of_range_is_refused() -> None:
     favour(broken, 0, math.inf)
     with pytest.raises(InputError, match="the model overflows"):
         find_likeliest(broken, broken.start(), BeamOptions(2, 3))
+
+
+# --- the middle of a text
+
+
+def middles(model: Model, prompt: str, suffix: str, length: int, *, ends: bool = False) -> dict[str, float]:
+    """The probability of every middle, by the model's probabilities of all texts."""
+    weights = {}
+    for size in range(length + 1):
+        for each in itertools.product(range(len(LETTERS)), repeat=size):
+            middle = model.decode(np.array(each, np.int64))
+            before = written_nats(model, prompt, model.encode(middle))
+            after = [*model.encode(suffix).tolist(), *([model.vocabulary.boundary] if ends else [])]
+            weights[middle] = math.exp(-before - read_nats(model, prompt + middle, np.array(after)))
+    total = sum(weights.values())
+    return {middle: weight / total for middle, weight in weights.items()}
+
+
+def read_nats(model: Model, prompt: str, ids: Ids) -> float:
+    """What reading these ids costs after a prompt."""
+    predictor = model.predictor
+    context = predictor.read(predictor.start(), model.encode(prompt)[:, None])
+    return float(read_rows(predictor, ids[:, None], context)[0].sum())
+
+
+@pytest.mark.parametrize("separator", [None, "\n"])
+@pytest.mark.parametrize("counts", [False, *([True] if NATIVE else [])])
+def test_middles_are_drawn_as_often_as_both_sides_say(separator: str | None, *, counts: bool) -> None:
+    model = model_of(separator=separator, counts=counts)
+    expected = middles(model, "a", "bc", 3, ends=separator is not None)
+    context = model.predictor.read(model.predictor.start(), model.encode("a")[:, None])
+    after = model.suffix_ids("bc", until_end=separator is not None)
+    options = MiddleOptions(GenerationOptions(3, until_end=separator is not None, temperature=1.0), 1000)
+    search = MiddleSearch(model.predictor, context, after, options, np.random.default_rng(1))
+    while search.advance():
+        pass
+    found = Counter(search.choose().text for _ in range(3000))
+    assert set(found) <= set(expected)
+    assert sum(abs(found[middle] / 3000 - chance) for middle, chance in expected.items()) / 2 < 0.1
+    assert sum(abs(1 / len(expected) - chance) for chance in expected.values()) / 2 > 0.2
+
+
+def test_a_beam_gives_the_likeliest_middle() -> None:
+    for separator in (None, "\n"):
+        model = model_of(separator=separator)
+        for prompt, suffix in (("a", "bc"), ("", "ca b"), ("bb", "a" * 20)):
+            expected = middles(model, prompt, suffix, 3, ends=separator is not None)
+            found = model.infill(prompt, suffix, length=3, draws=64, temperature=0)
+            assert expected[found] == max(expected.values())
+            assert found.effective_draws is None
+
+
+def test_the_effective_number_of_draws_is_theirs_if_all_are_alike() -> None:
+    model = model_of()
+    favour(model.predictor, 0, 30.0)  # every text is of one letter
+    letter = model.decode([0])
+    found = model.infill(letter, letter, length=4, draws=32, seed=1)
+    assert set(found) <= {letter}
+    assert found.effective_draws == pytest.approx(5 * 32, rel=1e-3)  # each draw has five places
+    assert found.ended
+
+
+def test_a_middle_obeys_its_rule_and_does_not_end_the_document() -> None:
+    for separator in (None, "\n"):
+        model = model_of(separator=separator)
+        rule = Rule.regex("b[ac]{2,4}")
+        for seed in range(5):
+            assert re.fullmatch("b[ac]{2,4}", model.infill("a", "b", length=6, draws=16, rule=rule, seed=seed))
+        assert re.fullmatch("b[ac]{2,4}", model.infill("a", "b", length=6, draws=16, rule=rule, temperature=0))
+    texts = [model.infill("a", "b", length=9, draws=8, seed=seed) for seed in range(30)]
+    assert not any("\n" in text for text in texts)
+    assert len(set(texts)) > 3
+
+
+@pytest.mark.skipif(not NATIVE, reason="native code writes in int8")
+def test_a_middle_depends_on_its_seed_alone() -> None:
+    model = model_of(writing="int8", separator="\n")
+    arguments = {"length": 12, "draws": 40, "presence_penalty": 0.5, "top_k": 3}
+    found = [model.infill("ab", "ca ab ca ba ab ca", seed=seed, **arguments) for seed in (1, 2, 1)]  # type: ignore[arg-type]
+    assert found[0] == found[2]
+    assert found[0].effective_draws == found[2].effective_draws
+    assert 1 <= (found[0].effective_draws or 0) <= 13 * 40
+
+
+def test_ends_of_documents_after_a_middle() -> None:
+    model = model_of(separator="\n")
+    model.settings = validate({"corpus": {"documents": "lines"}})
+    end = model.vocabulary.boundary
+    assert model.suffix_ids("ab", until_end=True).tolist() == [*model.encode("ab"), end]
+    assert model.suffix_ids("ab\nc", until_end=True).tolist() == [*model.encode("ab"), end]
+    assert model.suffix_ids("ab", until_end=False).tolist() == [*model.encode("ab")]
+
+
+def test_a_middle_that_cannot_be_is_refused() -> None:
+    model = model_of()
+    for arguments, said in (
+        ({"suffix": ""}, "suffix is empty"),
+        ({"draws": 0}, "draws 0: give 1 or more"),
+        ({"draws": WIDEST + 1}, "give at most 1,024"),
+        ({"length": -1}, "length -1: give 0 or more"),
+        ({"rule": Rule.regex("a{9}"), "length": 3}, "the shortest text that obeys has 9"),
+        ({"until_end": True}, "no text of this model ends by itself"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            model.infill(**({"prompt": "a", "suffix": "b"} | arguments))

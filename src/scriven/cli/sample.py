@@ -34,7 +34,17 @@ from scriven.cli.common import (
     unescape,
 )
 from scriven.cli.novelty import describe_copies, describe_novelty, ready_index
-from scriven.cli.search import BEAM_OPTIONS, Beam, check_beam, note_probabilities
+from scriven.cli.search import (
+    BEAM_OPTIONS,
+    Beam,
+    Draws,
+    Suffix,
+    SuffixFile,
+    SuffixFlags,
+    check_searches,
+    find_middles,
+    note_probabilities,
+)
 from scriven.errors import InputError, UsageError
 from scriven.settings import SamplingSettings
 
@@ -69,8 +79,11 @@ PromptFile = Annotated[
     Parameter(help="file with the text to continue, read unchanged; also .gz, .xz, .bz2, .zst"),
 ]
 Length = Annotated[
-    Whole,
-    Parameter(name=["--length", "-n"], help="most characters of each text (for a model of bytes: bytes)"),
+    Whole | None,
+    Parameter(
+        name=["--length", "-n"],
+        help="most characters of each text (for a model of bytes: bytes); 500 unless given, and 60 with --suffix",
+    ),
 ]
 Sampling = Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)]
 Greedy = Annotated[Switch, Parameter(help="always pick the most likely character, like --temperature 0")]
@@ -158,7 +171,10 @@ def sample(
     *,
     prompt: Prompt = "",
     prompt_file: PromptFile = None,
-    length: Length = 500,
+    suffix: Suffix = "",
+    suffix_file: SuffixFile = None,
+    draws: Draws = None,
+    length: Length = None,
     sampling: Sampling = DEFAULTS,
     greedy: Greedy = False,
     seed: Seed = None,
@@ -194,10 +210,10 @@ def sample(
 
     Characters of the prompt that the model has never seen are read as <unk>, and a note names them.
     """
-    _check(sampling, greedy, count, interactive, as_json)
     _check_numbers(length, seed)
-    choices = {"invalid": invalid, "encoding": encoding}
-    _check_prompt(prompt, prompt_file, choices, interactive=interactive)
+    _check(sampling, greedy, count, interactive, as_json)
+    choices = {"invalid": invalid, "encoding": encoding}  # how files with text are read
+    _check_prompt(prompt, prompt_file, {} if suffix_file else choices, interactive=interactive)
     _check_novelty(novelty, copied, interactive, until_end is not False)
     rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
     rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop, sampling.novel)
@@ -219,16 +235,18 @@ def sample(
         "--no-until-end": until_end is False,
         "--state": state is not None,
         "--save-state": save_state is not None,
+        "--beam": beam is not None,
+        "--suffix": bool(suffix) or suffix_file is not None,
+        "--draws": draws is not None,
         **{"--" + name.replace("_", "-"): True for name in sorted(sampling.model_fields_set)},
     }
-    check_beam(beam, count, given)
+    check_searches(SuffixFlags(suffix, suffix_file, draws), beam, count, given)
     if choose:
         _check_choosing(given | {"--copied": copied})
     from scriven.session import load
 
-    writing = {"length": length, "stop": _stops(stop or []), **sampling.model_dump()}
-    writing |= {"rule": rule} if rule else {}
-    writing |= {"temperature": 0.0} if greedy else {}
+    writing = {"length": _length(length, given["--suffix"]), "stop": _stops(stop or []), **sampling.model_dump()}
+    writing |= ({"rule": rule} if rule else {}) | ({"temperature": 0.0} if greedy else {})
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     note_slowness(model)
     _check_end(model, "--until-end" if until_end else "--novelty" if novelty else "")
@@ -236,15 +254,18 @@ def sample(
         ready_index(model)
     lines = model.settings.corpus.documents == "lines"
     writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
-    prompt = _prompt(model, prompt, prompt_file, choices)
+    prompt, suffix = (
+        _prompt(model, prompt, prompt_file, choices),
+        suffix if suffix_file is None else _prompt(model, "", suffix_file, choices),
+    )
     if files.given:
         count = 1
     if count is None:  # whole items, unless all would be the same or would repeat the items of the prompt
-        several = lines and writing["until_end"] and writing["temperature"] and "\n" not in prompt
+        several = lines and not suffix and writing["until_end"] and writing["temperature"] and "\n" not in prompt
         count = min(ITEMS, beam or ITEMS) if several else 1
-    _note_unknown(model, prompt)
+    _note_unknown(model, prompt + suffix)
     if choose:
-        _choose(model, prompt, length)
+        _choose(model, prompt, writing["length"])
     elif interactive or files.given:
         session = files.session(model, seed)
         if interactive:
@@ -255,6 +276,9 @@ def sample(
         files.save(session)
     elif beam:
         _write_likeliest(model, {"prompt": prompt, "beam": beam, **writing}, count, copied=copied, as_json=as_json)
+    elif given["--suffix"]:
+        asked = {"prompt": prompt, "suffix": suffix, "draws": draws, "seed": seed, **writing}
+        _write_middles(model, asked, count, copied=copied, as_json=as_json)
     elif count == 1 and not (as_json or novelty):
         _show_copied(model, prompt, _stream(model, prompt, seed, writing), copied=copied)
     else:
@@ -412,6 +436,16 @@ def _write_likeliest(model: Model, writing: dict[str, Any], count: int, *, copie
     _put_texts(model, model.find_likeliest(count=count, **asked), asked, copied=copied, as_json=as_json)
 
 
+def _write_middles(model: Model, writing: dict[str, Any], count: int, *, copied: bool, as_json: bool) -> None:
+    """Writes `count` texts between a prompt and a suffix."""
+    from scriven.inference.sampling import DRAWS
+    from scriven.session import first_seed
+
+    asked = {name: value for name, value in writing.items() if name != "stop"}
+    asked |= {"draws": asked["draws"] or DRAWS, "seed": first_seed(asked["seed"])}
+    _put_texts(model, find_middles(model, asked, count), asked, copied=copied, as_json=as_json)
+
+
 def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
     """Returns the text to continue, from a file if one is named, or from standard input if the prompt is `-`.
 
@@ -457,18 +491,18 @@ def _put_texts(
         return
     one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
     shown: list[WrittenText] = []
-    _show_all(_keep(texts, shown), asked["prompt"], one_line=one_line)
+    _show_all(_keep(texts, shown), asked["prompt"], asked.get("suffix", ""), one_line=one_line)
     if "beam" in asked:
         note_probabilities(shown)
     if copied:
         _report_copies(model, shown)
 
 
-def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> None:
+def _show_all(texts: Iterable[WrittenText], prompt: str, suffix: str, *, one_line: bool) -> None:
     """Prints several texts, each on a line of its own or with a separator between them."""
     for n, written in enumerate(texts):
         _print_text("" if one_line or n == 0 else SEPARATOR + "\n")
-        _show(prompt, iter([written]))
+        _show(prompt, iter([written, suffix]))
 
 
 def _put_json(
@@ -479,6 +513,7 @@ def _put_json(
         rule = {"rule": repr(asked["rule"])} if "rule" in asked else {}
         row = {**asked, **rule, "text": written, "ended": written.ended}
         row |= {"seed": asked["seed"] + n} if "seed" in asked else {"log_probability": written.log_probability}
+        row |= {"effective_draws": written.effective_draws} if "suffix" in asked else {}
         copied = {"copied": describe_novelty(copying.novelty(written))} if copying else {}
         put_json(row | ({"known": known[n]} if known else {}) | copied)
         sys.stdout.flush()
@@ -510,9 +545,17 @@ def _check(sampling: SamplingSettings, greedy: bool, count: int | None, interact
         raise UsageError(f"--interactive shows one text at a time; drop {'--json' if as_json else '--count'}")
 
 
-def _check_numbers(length: int, seed: int | None) -> None:
+def _length(length: int | None, before_suffix: bool) -> int:
+    """Returns how many characters a text has at most."""
+    from scriven.inference.generation import LENGTH
+    from scriven.inference.search import MIDDLE
+
+    return (MIDDLE if before_suffix else LENGTH) if length is None else length
+
+
+def _check_numbers(length: int | None, seed: int | None) -> None:
     """Raises UsageError when one is below 0."""
-    for flag, value in (("--length", length), ("--seed", seed or 0)):
+    for flag, value in (("--length", length or 0), ("--seed", seed or 0)):
         if value < 0:
             raise UsageError(f"{flag} {value}: give 0 or more")
 

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import chat, completions, extraction, metrics, openapi, scoring, utility_routes
+from scriven.server import chat, extraction, infill, metrics, openapi, scoring, utility_routes
 from scriven.server.renewal import ServedCheckpoint, renew
 from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError, internal_error
@@ -93,7 +93,7 @@ def page_routes() -> list[Route]:
 
 
 ROUTES = (
-    Route("/v1/completions", completions.completions, methods=["POST"]),
+    Route("/v1/completions", infill.completions, methods=["POST"]),
     Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
     Route("/v1/models", utility_routes.models, methods=["GET"]),
     Route("/v1/models/{model}", utility_routes.model, methods=["GET"]),

@@ -44,7 +44,6 @@ from scriven.server.shared import (
     ServerState,
     character_name,
     check_ids,
-    parse_request,
     run_unless_disconnected,
     server_of,
     start_id,
@@ -128,11 +127,6 @@ class Tokens:
         if symbol not in self._names:
             self._names[symbol] = token_name(self._vocabulary, symbol)
         return self._names[symbol]
-
-
-async def completions(request: Request) -> Response:
-    """POST /v1/completions: generates texts."""
-    return await respond(request, await parse_request(request, CompletionBody))
 
 
 def _unshaped(reply: dict[str, Any]) -> dict[str, Any]:
@@ -503,4 +497,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["Logprobs", "Tokens", "completions", "respond"]
+__all__ = ["EVENTS", "CompletionRequest", "Logprobs", "Tokens", "respond"]

@@ -15,7 +15,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from itertools import groupby, islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +34,7 @@ PREFILL_SECONDS = 0.01  # of reading, after which a turn starts no further piece
 UPDATE_SECONDS = 0.01  # between two deliveries, unless something is urgent: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 NOTHING = np.empty(0, np.int64)
 
@@ -95,7 +98,7 @@ class Engine:
         jobs, symbols = len(request.waiting), sum(len(job.ids) for _, job in request.waiting)
         with self._lock:
             if self._retired:
-                raise ApiError(503, "a newer checkpoint of this model was just loaded; try again", code="replaced")
+                raise _retired_error()
             waiting = self.waiting_jobs, self.waiting_symbols
             if any(waiting) and (
                 waiting[0] + jobs > self.limits.queue or waiting[1] + symbols > self.limits.queue_characters
@@ -104,6 +107,26 @@ class Engine:
             self.waiting_jobs += jobs
             self.waiting_symbols += symbols
             self._calls.put(lambda: self._requests.update({request: None}))
+
+    def call(self, function: Callable[[], Value]) -> Future[Value]:
+        """Runs a function in the engine's thread, between two turns.
+
+        Raises ApiError, 503, if the engine is retired.
+        """
+        future: Future[Value] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(error)
+
+        with self._lock:
+            if self._retired:
+                raise _retired_error()
+            self._calls.put(run)
+        return future
 
     def cancel(self, request: PendingRequest) -> None:
         """Drops a request. It gets no updates after the current turn."""
@@ -362,6 +385,10 @@ class _DecodeBatch(GenerationBatch):
         paused = [_PausedGeneration(self.generations[row], context, place) for place, row in enumerate(rows)]
         self.drop(generations)
         return paused
+
+
+def _retired_error() -> ApiError:
+    return ApiError(503, "a newer checkpoint of this model was just loaded; try again", code="replaced")
 
 
 def _hand_over(updates: list[tuple[PendingRequest, JobUpdate]]) -> None:

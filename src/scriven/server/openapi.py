@@ -67,6 +67,9 @@ class CompletionChoiceReply(Reply):
     logprobs: LogprobsReply | None
     finish_reason: Literal["stop", "length"] | None = Field(description="null in all events before the last")
     state: str | None = Field("", description=STATE)
+    effective_draws: float | None = Field(
+        None, description="with a suffix: how many draws of equal weight would be as good; null at temperature 0"
+    )
 
 
 class CompletionReply(Reply):

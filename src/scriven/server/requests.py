@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from scriven import strict_json
+from scriven.inference.sampling import DRAWS, WIDEST
 from scriven.rules import Rule
 from scriven.server.responses import ApiError, json_text
 from scriven.settings import SamplingSettings
@@ -58,6 +59,9 @@ class Limits:
     rule_characters: int = _bound(1000, "characters of a guided_regex, or of all texts of a guided_choice")
     schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")
     rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
+    infill_length: int = _bound(500, "characters between a prompt and a suffix")
+    infill_draws: int = _bound(WIDEST, "continuations that are drawn for each text before a suffix")
+    infill_texts: int = _bound(16, "texts of one request before a suffix: prompts times n")
     logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
         500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"
@@ -104,7 +108,6 @@ CHARACTERS_SHOWN = 60  # characters of a value that a message shows
 # Fields that are not supported, and the values that change nothing; null never does.
 UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     # OpenAI's
-    "suffix": ("",),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "functions": ([],),
@@ -136,8 +139,7 @@ UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
 
 
 UNSUPPORTED_CHATS: Mapping[str, tuple[Any, ...]] = {
-    name: values for name, values in UNSUPPORTED_COMPLETIONS.items() if name != "suffix"
-} | {
+    **UNSUPPORTED_COMPLETIONS,
     "parallel_tool_calls": (True, False),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -415,6 +417,15 @@ class CompletionBody(TextBody):
     echo: Annotated[bool, NULLABLE] = Field(False, description="return the prompt too")
     state: Annotated[str, NULLABLE] = Field("", max_length=64, description="saved state to continue from")
     save_state: Annotated[bool, NULLABLE] = Field(False, description="save the state after each text")
+    suffix: Annotated[str, NULLABLE] = Field(
+        "", max_length=LIMITS.prompt_characters, description="text that follows: generate the text before it"
+    )
+    draws: Annotated[int, NULLABLE] = Field(
+        DRAWS,
+        ge=1,
+        le=LIMITS.infill_draws,
+        description="with a suffix: continuations of the prompt that are drawn to find one that the suffix follows",
+    )
     add_special_tokens: Annotated[bool, NULLABLE] = Field(True, description="accepted; there are no special tokens")
     unsupported = UNSUPPORTED_COMPLETIONS
     model_config = ConfigDict(json_schema_extra=lambda schema: add_unsupported(schema, UNSUPPORTED_COMPLETIONS))
@@ -440,6 +451,18 @@ class CompletionBody(TextBody):
             raise ValueError(
                 f"max_tokens {self.max_tokens} and max_completion_tokens {self.length} mean the same; give one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_suffix(self) -> Self:
+        if self.suffix:
+            given = {"echo": self.echo, "logprobs": self.logprobs is not None, "save_state": self.save_state}
+            given |= {"best_of": self.best_of > self.n, "stop": bool(self.stops), "logit_bias": bool(self.logit_bias)}
+            given |= {"novel": self.novel > 0}
+            for name in (name for name, is_given in given.items() if is_given):
+                raise ValueError(f"{name} cannot be combined with suffix; leave it out")
+            if self.length > LIMITS.infill_length:
+                raise ValueError(f"max_tokens {self.length}: with suffix, send at most {LIMITS.infill_length}")
         return self
 
 

@@ -1,0 +1,101 @@
+"""Completions with a suffix, against what the library finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from test_server_completions import ask, events, post_refused
+
+from live_server import serving
+from scriven.rules import Rule
+from scriven.server.requests import LIMITS
+from served_models import guarded_app, names_model, text_model
+
+MODELS = {"text": text_model(), "names": names_model()}
+BOTH: dict[str, Any] = {"prompt": "a bad", "suffix": "cab a", "max_tokens": 9, "draws": 20}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    limits = replace(LIMITS, scores=2)
+    with serving(guarded_app(MODELS, limits), limits) as place, httpx.Client(base_url=place.url, timeout=60) as client:
+        yield client
+
+
+def test_a_middle_is_what_the_library_finds(client: httpx.Client) -> None:
+    found = [
+        MODELS["text"].infill("a bad", "cab a", length=9, draws=20, seed=4 + n, temperature=0.9, top_k=5)
+        for n in range(2)
+    ]
+    told = ask(client, **BOTH, seed=4, n=2, temperature=0.9, top_k=5)
+    assert told["choices"] == [
+        {
+            "index": n,
+            "text": text,
+            "logprobs": None,
+            "finish_reason": "stop",
+            "effective_draws": pytest.approx(text.effective_draws),
+        }
+        for n, text in enumerate(found)
+    ]
+    written = sum(map(len, found))
+    assert told["usage"] == {"prompt_tokens": 10, "completion_tokens": written, "total_tokens": 10 + written}
+    rule = Rule.regex("[a-d]{2,5}")
+    told = ask(client, **BOTH, seed=4, guided_regex="[a-d]{2,5}", temperature=0)
+    assert told["choices"][0]["text"] == MODELS["text"].infill(
+        "a bad", "cab a", length=9, draws=20, temperature=0, rule=rule
+    )
+
+
+def test_the_suffix_of_a_name_ends_it(client: httpx.Client) -> None:
+    for ignored in (False, True):
+        told = ask(client, **{**BOTH, "model": "names"}, seed=2, ignore_eos=ignored, temperature=0.8)
+        found = MODELS["names"].infill("a bad", "cab a", length=9, draws=20, seed=2, until_end=not ignored)
+        assert told["choices"][0]["text"] == found
+
+
+def test_a_stream_has_each_text_in_one_event(client: httpx.Client) -> None:
+    whole = ask(client, **BOTH, seed=4, n=3)
+    told = events(client, **BOTH, seed=4, n=3, stream_options={"include_usage": True})
+    assert [each["choices"][0] for each in told[:-1]] == whole["choices"]
+    assert told[-1]["usage"] == whole["usage"]
+
+
+def test_a_prompt_may_be_a_state(client: httpx.Client) -> None:
+    state = client.post("/states", json={"model": "text", "text": "a bad"}).json()["state"]
+    told = ask(client, **{**BOTH, "prompt": ""}, state=state, seed=4)
+    assert told["choices"] == ask(client, **BOTH, seed=4)["choices"]
+
+
+def test_other_texts_are_written_meanwhile(client: httpx.Client) -> None:
+    expected = ask(client, prompt="a", max_tokens=50, seed=1)["choices"]
+    found: list[Any] = []
+    search = threading.Thread(target=lambda: found.append(ask(client, **{**BOTH, "max_tokens": 40, "draws": 40})))
+    search.start()
+    assert ask(client, prompt="a", max_tokens=50, seed=1)["choices"] == expected
+    search.join()
+    assert found[0]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"echo": True}, "echo cannot be combined with suffix"),
+        ({"logprobs": 1}, "logprobs cannot be combined with suffix"),
+        ({"save_state": True}, "save_state cannot be combined with suffix"),
+        ({"best_of": 2}, "best_of cannot be combined with suffix"),
+        ({"stop": "a"}, "stop cannot be combined with suffix"),
+        ({"logit_bias": {"1": 1}}, "logit_bias cannot be combined with suffix"),
+        ({"novel": 9}, "novel cannot be combined with suffix"),
+        ({"max_tokens": 501}, "max_tokens 501: with suffix, send at most 500"),
+        ({"n": 17}, "17 texts; with suffix, ask for at most 16"),
+        ({"guided_regex": "[ab]{12}"}, "the shortest text that obeys has 12 characters"),
+    ],
+)
+def test_what_a_suffix_does_not_go_with(client: httpx.Client, body: dict[str, Any], said: str) -> None:
+    assert said in post_refused(client, 400, **{**BOTH, **body})
