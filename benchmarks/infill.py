@@ -291,12 +291,13 @@ def draw_backward(forward: Model, backward: Model, gap: Gap, count: int, random:
 
 
 def choose(model: Model, gap: Gap, made: Candidates, draws: int, random: np.random.Generator) -> tuple:
-    """One of the candidates by their weights, and bounds of the nats of the span."""
+    """One of the candidates by their weights, and a lower bound of the nats of the span."""
     weights = -made.own - made.after + made.drawn  # logarithms of how much likelier each is than it was drawn
     total = np.logaddexp.reduce(weights)
     shares = np.exp(weights - total)
     place = int(random.choice(len(shares), p=shares / shares.sum()))
-    return made.texts[place], *bounds(model, gap, total, draws), float(1 / (shares**2).sum())
+    least, _ = bounds(model, gap, total, draws)
+    return made.texts[place], least, math.nan, float(1 / (shares**2).sum())
 
 
 if __name__ == "__main__":
