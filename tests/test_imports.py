@@ -36,7 +36,7 @@ MAP = """
     training.gradients
     training.workload training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
-    report report.words report.metrics report.plot report.files report.terminal report.notebook
+    report report.words report.metrics report.plot report.files report.terminal report.notebook report.trackers
     results session own_loop archives lm_eval llm_plugin
     exchange exchange.exported exchange.plain_torch transformers exchange.folders exchange.onnx_graph
     exchange.html_page exchange.packing exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file

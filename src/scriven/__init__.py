@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from scriven.report.metrics import Metrics
     from scriven.report.plot import Plot
     from scriven.report.terminal import TerminalReport
+    from scriven.report.trackers import Tracker, TrackerReport
     from scriven.results import Score, Step, WrittenText
     from scriven.rules import Rule
     from scriven.session import Model, Session, load, load_session
@@ -81,6 +82,8 @@ __all__ = [
     "Stretch",
     "Suggestion",
     "TerminalReport",
+    "Tracker",
+    "TrackerReport",
     "TrainedRun",
     "UsageError",
     "WrittenText",
@@ -132,6 +135,8 @@ _HOMES = {
     "Step": "scriven.results",
     "Suggestion": "scriven.inference.proofreading",
     "TerminalReport": "scriven.report.terminal",
+    "Tracker": "scriven.report.trackers",
+    "TrackerReport": "scriven.report.trackers",
     "TrainedRun": "scriven.api",
     "WrittenText": "scriven.results",
     "load": "scriven.session",

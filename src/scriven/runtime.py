@@ -232,6 +232,23 @@ def may_have_gpu() -> bool:
     return sys.platform == "win32" or named or any(map(os.path.exists, drivers))
 
 
+# --- trackers of trainings
+
+# Unless the environment says otherwise, trackers write to this machine alone, and report nothing to their makers.
+TRACKERS = {
+    "WANDB_MODE": "offline",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # of trackio's libraries
+}
+
+
+def keep_trackers_offline() -> None:
+    """Sets the environment so that trackers use no network; a variable that is set already stays as it is."""
+    for name, value in TRACKERS.items():
+        os.environ.setdefault(name, value)
+
+
 # --- registries
 
 IMPORTS = "SCRIVEN_IMPORT"  # names modules that register cells and optimizers, with commas between them

@@ -53,7 +53,7 @@ GROUPS = {  # by command: titles, and how the names of their options begin; the 
         "Model": ("--model.",),
         "Training": ("--training.", "--device", "--precision"),
         "Checkpoints": ("--keep", "--resume", "--replay", "--monitor.choose", "--monitor.save-minutes"),
-        "Watching": ("--monitor.", "--watch", "--verbose", "--quiet", "--json"),
+        "Watching": ("--monitor.", "--watch", "--log", "--verbose", "--quiet", "--json"),
     }
 }
 TWICE = {"--training.device", "--training.precision", "--monitor.keep"}  # have a shorter name, which is shown

@@ -31,6 +31,7 @@ from scriven.cli.common import (
     unescape_separator,
 )
 from scriven.errors import DivergedError, Interrupted, LostError
+from scriven.report.trackers import TrackerName
 from scriven.safe_files import read_toml
 from scriven.settings import (
     BudgetSettings,
@@ -107,6 +108,16 @@ Watching = Annotated[
         "terminal it stays until Ctrl-C",
     ),
 ]
+Trackers = Annotated[
+    tuple[TrackerName, ...],
+    Parameter(
+        name="--log",
+        negative="",
+        show_default=False,
+        help="also send curves, samples and settings to a tracker, on this machine alone unless its own variables say "
+        "otherwise; may be given more than once",
+    ),
+]
 Attached = Annotated[bool, Parameter(negative="", show=False, help="save and end when standard input ends")]
 GroupOfSettings = Parameter(show_default=False)
 
@@ -124,6 +135,7 @@ def train(
     precision: Precision | None = None,
     keep: Kept = None,
     watch: Watching = False,
+    log: Trackers = (),
     verbose: Annotated[Switch, Parameter(help="show everything that was chosen and measured, and how")] = False,
     quiet: Annotated[Switch, Parameter(help="show only errors")] = False,
     as_json: Json = False,
@@ -157,6 +169,7 @@ def train(
     from scriven.api import follow
     from scriven.events import Started
     from scriven.report.terminal import JsonReport, TerminalReport
+    from scriven.report.trackers import TrackerReport
     from scriven.signals import LAUNCHER_SECONDS, StopFlag, stop_with_input
     from scriven.training.request import Request
     from scriven.training.start import train as training_events
@@ -164,13 +177,14 @@ def train(
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet, verbose=verbose)
+    trackers = [TrackerReport(name) for name in dict.fromkeys(log)]
     once_for = LAUNCHER_SECONDS if place or attached else 0.0
     stop, run = StopFlag(None if quiet else _say_stopping, once_for=once_for), ""
     with watching(watch) as pages:
         with stop.listening():
             if attached:
                 stop_with_input()
-            for event in follow(training_events(request, stop), [report, *pages]):
+            for event in follow(training_events(request, stop), [report, *trackers, *pages]):
                 run = event.run if isinstance(event, Started) else run
         end_output()  # what could not be printed does not concern the model
         _check_finished(event, run)
