@@ -94,6 +94,7 @@ def take_one_core(patch: pytest.MonkeyPatch) -> None:
     Their number changes no bit, as test_exact.py shows.
     """
     patch.setattr("scriven.training.workload.measure_speed", lambda *_: 1e5)
+    patch.setattr("scriven.training.start.peak_flops", lambda *_: 1e10)
     patch.setattr("scriven.training.start.tune_cpu", lambda threads, native: tune_cpu(threads, 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +31,8 @@ class Started:
     epoch_steps: float = 0.0  # steps of one pass over the training text; 0 if unknown
     start: str = ""  # what the first weights are from: the start NAME, a run's folder, or random weights
     details: tuple[str, ...] = ()  # those of the notes that only some people want to know
+    flops_per_character: float = 0.0  # floating-point operations of training on one symbol; see `training_flops`
+    peak_flops: float = 0.0  # per second, that products of matrices reach on all machines; 0 if unknown
     counts: bool = False  # whether evaluations are of the network alone, since counts of the text stand beside it
 
 
@@ -47,6 +50,8 @@ class Stepped:
     fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
     waited: float = 0.0  # seconds until the step's batch was ready
     epochs: float = 0.0  # passes over the training text since the start of the run
+    flops_per_second: float = 0.0  # floating-point operations of this step, of all workers, by the time that it took
+    peak_share: float = math.nan  # `flops_per_second` as a share of the measured peak; nan if that is unknown
     schedule: float = 0.0  # the progress that gave the learning rate; without a time budget, that in mid-step
 
 

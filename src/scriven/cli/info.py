@@ -198,7 +198,8 @@ def _torch(used: Row) -> Row:
 
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
-    from scriven.model.precision import CELLS, training_path
+    from scriven.model.precision import CELLS, peak_flops, training_path
+    from scriven.report.words import flops_words
 
     device = choose_device("auto")
     precision, writing = choose_precision("auto", device), writing_precision("auto", device.type)
@@ -209,6 +210,7 @@ def _torch(used: Row) -> Row:
         "device_because": _explain_device(device),
         "precision": precision,
         "precision_because": _explain_precision(device),
+        "peak": f"{flops_words(peak_flops(device.type, precision))} in {precision}, by a product of matrices",
         **used,
         **{f"training_{cell}": training_path(cell) for cell in CELLS if device.type == "cpu"},
         "writing": f"{writing}, by native code" if writing else "fp32, by torch",

@@ -43,6 +43,7 @@ class WorkerJob:
     until: int = 0  # step to stop after, as if a signal came then; 0 for none
     replay: ReplayLog | None = None  # of the run to replay, if any: it decides then, not the clock
     readable_seconds: float = 0.0  # from the command until what is written is readable, usually; 0 if unknown
+    peak_flops: float = 0.0  # per second, of all machines; see `Started`
     used_seconds: float = 0.0  # wall time that this command had used when the job was made
     made_at: float = field(default_factory=time.monotonic)
 

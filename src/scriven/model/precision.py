@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,13 +31,18 @@ ENOUGH_MEASUREMENTS = 5  # with these, a start measures again only when the newe
 APART_SECONDS, OLD_SECONDS = 60.0, 7 * 86_400.0
 KEPT_MEASUREMENTS = 9  # the newest ones
 WORTHWHILE_SPEEDUP = 1.15  # bf16 is chosen from here on: it is less exact, and measurements differ by a tenth
+PRODUCT_SECONDS = 0.2  # of products, one after another; the fastest one counts, as other programs may disturb
+PRODUCT_WIDTHS = {"cpu": 1024, "mps": 4096, "cuda": 8192}  # of the square matrices whose product gives the peak
 FILE = "machine.json"
 CELLS: tuple[Cell, ...] = get_args(Cell)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How long a layer took to train on one chunk, in each number format: the best of several rounds."""
+    """How long something took in each number format: a layer to train on one chunk, or a product of matrices.
+
+    It is the best of several rounds.
+    """
 
     at: float  # seconds since 1970
     fp32: float  # seconds
@@ -102,12 +107,50 @@ def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
     Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
     but not twice within a minute. So a single start while other programs run does not decide forever.
     """
-    path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
+    return _remembered(f"{_machine()}, {cell}", functools.partial(_measure, cell), again)
+
+
+def _remembered(key: str, measure: Callable[[], Measurement], again: bool = True) -> tuple[Measurement, ...]:
+    """Returns the measurements under a key of the file, with a new one if it is due."""
+    path = cache_folder() / FILE
     known = _read_measurements(path).get(key, [])
     if not known or (again and _is_due(known, time.time())):
-        known = [*known, _measure(cell)][-KEPT_MEASUREMENTS:]
+        known = [*known, measure()][-KEPT_MEASUREMENTS:]
         _write(path, _read_measurements(path) | {key: known})
     return tuple(known)
+
+
+@functools.cache
+def peak_flops(device: str, precision: str) -> float:
+    """Returns the most floating-point operations per second that were measured on a device: in a product of matrices.
+
+    A CPU uses all cores. The measurement takes about 0.2 s, is kept, and is repeated as those of layers are; the
+    fastest one counts. It is 0 if the device cannot compute in that precision.
+    """
+    where = torch.cuda.get_device_name() if device == "cuda" else device
+    key = f"{_machine()}, product in {precision} on {where}"
+    found = _remembered(key, functools.partial(_measure_product, device, precision))
+    seconds = min((each.bf16 if precision == "bf16" else each.fp32) for each in found)
+    return 2 * PRODUCT_WIDTHS[device] ** 3 / seconds if seconds else 0.0
+
+
+def _measure_product(device: str, precision: str) -> Measurement:
+    """Measures a product of square matrices in one number format; the other one is not measured, and 0."""
+    width, bf16 = PRODUCT_WIDTHS[device], precision == "bf16"
+    seconds, begun = [], time.monotonic()
+    with torch_threads(available_cores()), torch.no_grad():
+        x = torch.ones(width, width, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+        while len(seconds) < FEWEST_ROUNDS or time.monotonic() - begun < PRODUCT_SECONDS:
+            started = time.perf_counter()
+            try:
+                x @ x
+            except RuntimeError:  # oneDNN refuses it
+                return Measurement(time.time(), 0.0, 0.0)
+            if device != "cpu":
+                getattr(torch, device).synchronize()
+            seconds.append(time.perf_counter() - started)
+    best = min(seconds)
+    return Measurement(time.time(), 0.0 if bf16 else best, best if bf16 else 0.0)
 
 
 def _is_due(known: Sequence[Measurement], now: float) -> bool:

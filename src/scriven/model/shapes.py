@@ -18,6 +18,9 @@ GATES: dict[str, tuple[str, ...]] = {
 }
 
 
+FIRST_MATRIX = "layers.0.rnn.weight_ih_l0"  # multiplies the input of the first layer
+
+
 def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
     """The L + 1 widths of the first layer's input and of each layer's output.
 
@@ -105,6 +108,26 @@ def parameters_by_layer(settings: ModelSettings, vocabulary_size: int) -> dict[s
         own = not (settings.tied and part == "embedding") and (settings.hidden_bias or "bias_hh" not in name)
         counts[label] = counts.get(label, 0) + own * prod(shape)
     return counts
+
+
+def training_flops(settings: ModelSettings, vocabulary_size: int, predicted: float = 1.0) -> float:
+    """Returns the floating-point operations of training on one symbol, forwards and backwards: those of its products.
+
+    The product of a matrix (rows, columns) and a vector has rows * columns multiplications and as many additions.
+    Backwards there are two more such products, for the gradients of the matrix and of the vector. Looking up a symbol's
+    embedding, or its column of a one-hot input, has none. The first layer's input needs no gradient if the embedding is
+    frozen. The output layer computes only the share `predicted` of all symbols. Activations, the loss and the optimizer
+    are not counted.
+    """
+    flops = 0.0
+    for name, shape in weight_shapes(settings, vocabulary_size).items():
+        part = name.removeprefix(next((each for each in settings.prefixes if name.startswith(each)), ""))
+        looked_up = part == "embedding.weight" or (settings.input == "onehot" and part == FIRST_MATRIX)
+        if len(shape) != 2 or looked_up:
+            continue
+        products = 2 if settings.freeze_embedding and part == FIRST_MATRIX else 3
+        flops += 2 * products * prod(shape) * (predicted if part == "head.weight" else 1.0)
+    return flops
 
 
 def _describe_cell(name: str, inputs: int, width: int) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:

@@ -31,6 +31,7 @@ from scriven.report.words import (
     number,
     percent,
     protocol_words,
+    speed_words,
     technical_words,
 )
 from scriven.settings import SamplingSettings
@@ -147,7 +148,7 @@ class TerminalReport:
         """Returns loss, speed and time left; "" for each that is not known yet."""
         return [
             f"loss {means(self._pace.loss)}",
-            f"{self._pace.speed:,.0f} characters/s" if math.isfinite(self._pace.speed) else "",
+            speed_words(self._pace.speed, self._started) if math.isfinite(self._pace.speed) else "",
             f"{timedelta(seconds=round(self._pace.left))} left" if math.isfinite(self._pace.left) else "",
         ]
 

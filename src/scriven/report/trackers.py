@@ -179,6 +179,8 @@ class Curves:
             "training/learning_rate": last.learning_rate,
             "training/gradient_norm": last.gradient_norm,
             "training/epochs": last.epochs,
+            "training/flops_per_second": last.flops_per_second or math.nan,
+            "training/peak_share": last.peak_share,
             "training/characters": float(last.characters),
             "training/characters_per_second": (last.characters - first.characters) / seconds if seconds else math.nan,
         }

@@ -47,6 +47,20 @@ def technical_words(event: Started) -> list[str]:
     ]
 
 
+def speed_words(speed: float, started: Started | None) -> str:
+    """Says how fast a training reads, in characters and operations per second, and what share of the peak that is."""
+    words = f"{speed:,.0f} characters/s"
+    if started and (flops := speed * started.flops_per_character):
+        words += f", {flops_words(flops)}"
+        words += f" ({100 * flops / started.peak_flops:.0f} % of peak)" if started.peak_flops else ""
+    return words
+
+
+def flops_words(flops: float) -> str:
+    """Returns floating-point operations per second in GFLOP/s or TFLOP/s (powers of ten)."""
+    return f"{flops / 1e12:.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.1f} GFLOP/s"
+
+
 def describe_passes(epochs: float) -> str:
     """Says how much of the text was read, or how often; "" if that is unknown or next to nothing."""
     if epochs < LEAST_READ:

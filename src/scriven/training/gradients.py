@@ -25,6 +25,7 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.loss import Loss
 from scriven.model import CharLM, State, choose_backend
 from scriven.model.language_model import detach, join_rows, take_rows
+from scriven.model.shapes import training_flops
 from scriven.runs import Checkpoint, load_weights
 from scriven.runs.checkpoints import folder_name
 from scriven.settings import Settings
@@ -103,6 +104,9 @@ class GradientStep:
         training = settings.training
         self.backend = choose_backend(settings.model, self.device, training.precision, learns=True)
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
+        reader = settings.reader
+        predicted = 1 / reader.length if reader.kind == "windows" and reader.loss == "last" else 1.0
+        self.flops = training_flops(settings.model, model.vocabulary_size, predicted)  # per symbol
         own = workers.owned_range(training.groups)
         self.groups = len(own)
         self.rows = settings.reader.batch // training.groups  # per group

@@ -216,7 +216,7 @@ class Trainer:
         state, learner = self.state, self.learner
         if self.replay and state.rollbacks != self.replay.rollbacks_at(state.step):
             self._set_rollbacks(self.replay.rollbacks_at(state.step))
-        before = [*learner.gradients.states]
+        before, begun = [*learner.gradients.states], time.perf_counter()
         taught = learner.gradients.compute(batches, state.step, self._decide)
         sums, rate, norm = taught.sums, math.nan, math.nan
         divisor = sums.predictions if self.settings.training.mean == "character" else max(1.0, sums.ends)
@@ -234,6 +234,7 @@ class Trainer:
         state.losses.note_step(sums.loss)
         if learner.average:
             learner.average.add(learner.weights.values)
+        flops = learner.gradients.flops * sums.characters_read / (time.perf_counter() - begun)
         stepped = Stepped(
             step=state.step,
             progress=state.progress,
@@ -245,6 +246,8 @@ class Trainer:
             fingerprint=f"{zlib.crc32(struct.pack('dd', sums.nats, norm)):08x}",
             waited=taught.waited,
             epochs=state.epochs,
+            flops_per_second=flops,
+            peak_share=flops / self.job.peak_flops if self.job.peak_flops else math.nan,
             schedule=schedule,
         )
         return stepped, taught.control

@@ -20,6 +20,7 @@ from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.loss import Loss, kept_loss
 from scriven.model.backends import tune_cpu
 from scriven.model.language_model import make_model
+from scriven.model.precision import peak_flops
 from scriven.model.shapes import parameter_count
 from scriven.runs import Run
 from scriven.runs.checkpoints import Best
@@ -57,8 +58,9 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     place = replace(place, store=connect_store(place, stop)) if place else None
     prepare = prepare_resumed_run if request.resume is not None else partial(prepare_new_run, stop=stop)
     with contextlib.ExitStack() as held:
-        prepared = prepare(request, place.machines if place else 1, reading, held)
-        job = prepared.make_job(request)
+        machines = place.machines if place else 1
+        prepared = prepare(request, machines, reading, held)
+        job = replace(prepared.make_job(request), peak_flops=_measure_peak(prepared.settings, machines))
         raise_if_stopped(stop)
         with as_leader(job, place, stop) as (workers, asked), _tuned_cpu(job.settings, workers, place):
             trainer = Trainer(job, workers, prepared.run, asked)
@@ -188,8 +190,20 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
         epoch_steps=trainer.epoch.steps,
         start="" if state.step else prepared.start,
         details=(*prepared.details, *epoch),
+        flops_per_character=trainer.learner.gradients.flops,
+        peak_flops=trainer.job.peak_flops,
         counts=trainer.evaluator.table is not None,
     )
+
+
+def _measure_peak(settings: Settings, machines: int) -> float:
+    """Returns the operations per second that products of matrices reach on all machines, in the run's number format.
+
+    A CPU's are those of all its cores; each worker on a GPU has one of its own.
+    """
+    training = settings.training
+    devices = training.workers if training.device == "cuda" else machines
+    return devices * peak_flops(training.device, training.precision)
 
 
 def _seconds_left(trainer: Trainer, workload: Workload) -> float:
