@@ -107,10 +107,10 @@ def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
     Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
     but not twice within a minute. So a single start while other programs run does not decide forever.
     """
-    return _remembered(f"{_machine()}, {cell}", functools.partial(_measure, cell), again)
+    return _remember(f"{_machine()}, {cell}", functools.partial(_measure, cell), again)
 
 
-def _remembered(key: str, measure: Callable[[], Measurement], again: bool = True) -> tuple[Measurement, ...]:
+def _remember(key: str, measure: Callable[[], Measurement], again: bool = True) -> tuple[Measurement, ...]:
     """Returns the measurements under a key of the file, with a new one if it is due."""
     path = cache_folder() / FILE
     known = _read_measurements(path).get(key, [])
@@ -129,7 +129,7 @@ def peak_flops(device: str, precision: str) -> float:
     """
     where = torch.cuda.get_device_name() if device == "cuda" else device
     key = f"{_machine()}, product in {precision} on {where}"
-    found = _remembered(key, functools.partial(_measure_product, device, precision))
+    found = _remember(key, functools.partial(_measure_product, device, precision))
     seconds = min((each.bf16 if precision == "bf16" else each.fp32) for each in found)
     return 2 * PRODUCT_WIDTHS[device] ** 3 / seconds if seconds else 0.0
 

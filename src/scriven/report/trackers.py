@@ -160,14 +160,14 @@ class Curves:
         if isinstance(event, Stepped):
             self._steps.append(event)
             due = event.seconds - (self._before or self._steps[0]).seconds >= POINT_SECONDS
-            return self._gathered() if due else []
-        found = self._gathered()
+            return self._take_point() if due else []
+        found = self._take_point()
         self._before = None  # the next step comes late because of this event
         if isinstance(event, Evaluated | Compared) and event.loss.characters:
             found.append((event.step, _finite(_of_evaluation(event))))
         return found
 
-    def _gathered(self) -> list[tuple[int, dict[str, float]]]:
+    def _take_point(self) -> list[tuple[int, dict[str, float]]]:
         """Returns the point of the steps since the last one; none without steps."""
         if not self._steps:
             return []
