@@ -137,7 +137,7 @@ def peak_flops(device: str, precision: str) -> float:
 def _measure_product(device: str, precision: str) -> Measurement:
     """Measures a product of square matrices in one number format; the other one is not measured, and 0."""
     width, bf16 = PRODUCT_WIDTHS[device], precision == "bf16"
-    seconds, begun = [], time.monotonic()
+    seconds, begun = list[float](), time.monotonic()
     with torch_threads(available_cores()), torch.no_grad():
         x = torch.ones(width, width, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
         while len(seconds) < FEWEST_ROUNDS or time.monotonic() - begun < PRODUCT_SECONDS:
