@@ -39,7 +39,8 @@ MAP = """
     report report.words report.metrics report.plot report.files report.terminal report.notebook report.trackers
     results session own_loop archives lm_eval llm_plugin
     exchange exchange.exported exchange.plain_torch transformers exchange.folders exchange.onnx_graph
-    exchange.html_page exchange.packing exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
+    exchange.html_page exchange.packing exchange.card exchange.hub
+    exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
     exchange.foreign_files
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs

@@ -232,6 +232,11 @@ def may_have_gpu() -> bool:
     return sys.platform == "win32" or named or any(map(os.path.exists, drivers))
 
 
+def hub_endpoint() -> str:
+    """Returns the address of the Hugging Face Hub: the variable HF_ENDPOINT, or that of the public one."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
 # --- trackers of trainings
 
 # Unless the environment says otherwise, trackers write to this machine alone, and report nothing to their makers.

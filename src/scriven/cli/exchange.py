@@ -237,12 +237,84 @@ def unpack(
     _show_packed(target, file.stat().st_size, as_json)
 
 
+Repo = Annotated[str, Parameter(help="name of the repository on the hub, such as ann/novels")]
+Licence = Annotated[
+    str,
+    Parameter(
+        name="--license", show_default=False, help="licence of the model and its text, such as cc-by-4.0, for its card"
+    ),
+]
+SendCounts = Annotated[
+    Switch,
+    Parameter(help="send the counts of the training text too; passages of the text can be made out from them"),
+]
+
+
+def push(
+    run: RunFolder,
+    repo: Repo,
+    /,
+    *,
+    license: Licence = "",
+    private: Annotated[Switch, Parameter(help="make a repository that only you can see")] = False,
+    checkpoint: Which = "best",
+    with_counts: SendCounts = False,
+    as_json: Json = False,
+) -> None:
+    """Send a trained model to the Hugging Face Hub, with a card of what was measured. scriven pull fetches it.
+
+    What is sent is what scriven pack packs, without counts unless --with-counts asks for them: no text, no sample, no
+    log, no name of a file or folder of this machine. scriven card prints the card first. Log in with hf auth login.
+    """
+    from scriven.exchange.hub import push_run
+
+    address = push_run(run, repo, which=checkpoint, licence=license, private=private, with_counts=with_counts)
+    _show(address, {"url": address}, as_json)
+
+
+def pull(repo: Repo, /, *, output: Output = None, as_json: Json = False) -> None:
+    """Make a run of a model that scriven push sent. Nothing in it is executed, and all its hashes are checked.
+
+    Parameters
+    ----------
+    output
+        folder to make; unless given, the name of the repository, in runs/. Nothing is replaced
+    """
+    from scriven.exchange.hub import check_repo, pull_run
+    from scriven.runs.folder import RUNS
+
+    check_repo(repo)
+    target = output or RUNS / repo.partition("/")[2]
+    pull_run(repo, target)
+    _show(target, {"path": str(target), "repo": repo}, as_json)
+
+
+def card(
+    run: RunFolder,
+    /,
+    *,
+    license: Licence = "",
+    checkpoint: Which = "best",
+    with_counts: SendCounts = False,
+) -> None:
+    """Print the card of a model: what it is, its losses with their protocols, what it was made from, how to use it.
+
+    It has no text, no sample and no name of a file. scriven push sends it with the model.
+    """
+    from scriven.exchange.card import make_card
+    from scriven.runs import open_run
+
+    opened = open_run(run)
+    name = opened.path.resolve().name
+    sys.stdout.write(make_card(opened, opened.checkpoint(checkpoint), name, license, with_counts=with_counts))
+
+
 def _show_packed(target: Path, size: int, as_json: bool) -> None:
     """Prints the path that was made, with the size of the packed file in JSON."""
     _show(target, {"path": str(target), "packed_bytes": size}, as_json)
 
 
-def _show(target: Path, facts: dict[str, Any], as_json: bool) -> None:
+def _show(target: Path | str, facts: dict[str, Any], as_json: bool) -> None:
     """Prints the path that was made, or facts about it as JSON."""
     if as_json:
         put_json(facts)

@@ -58,14 +58,14 @@ def pack_run(name: str, path: Path, which: Which = "best", counts: Literal["auto
     check_free(path, replace=False)
     run = open_run(name)
     with staging_folder(path.parent) as work, create_file(path, replace=False) as file:
-        made = _copy_run(run, work / "run", which, counts)
+        made = copy_model(run, work / "run", which, counts)
         with ZipFile(file, "w") as archive:
             for each in sorted(each for each in made.path.rglob("*") if each.is_file()):
                 _add(archive, each, each.relative_to(made.path).as_posix())
     return made
 
 
-def _copy_run(run: Run, folder: Path, which: Which, counts: Literal["auto", "none"]) -> Run:
+def copy_model(run: Run, folder: Path, which: Which, counts: Literal["auto", "none"]) -> Run:
     """Makes a run with one checkpoint of another, without anything that says where or from what it was made."""
     checkpoint = run.checkpoint(which)
     alone = run.settings.model.kind == "counts"
@@ -113,7 +113,7 @@ def unpack_run(path: Path, folder: Path) -> Run:
             with ZipFile(file) as archive:
                 for entry in _checked_entries(archive, path):
                     _extract(archive, entry, work)
-            _check_run(work, path)
+            check_packed(work, path)
     except FileNotFoundError as error:
         if error.filename != str(path):
             raise
@@ -141,7 +141,7 @@ def _checked_entries(archive: ZipFile, path: Path) -> list[ZipInfo]:
     for entry in entries:
         shown = shorten(ascii(entry.filename))
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        if not (ARRAYS.fullmatch(entry.filename) or TEXTS.fullmatch(entry.filename)):
+        if not is_packed_file(entry.filename):
             raise _refusal(path, f"{shown} is no file of a run")
         if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
             raise _refusal(path, f"{shown} is a link, encrypted, or no plain file")
@@ -151,6 +151,11 @@ def _checked_entries(archive: ZipFile, path: Path) -> list[ZipInfo]:
         elif entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or entry.file_size > TEXT_LIMIT:
             raise _refusal(path, f"{shown} would have {entry.file_size:,} bytes")
     return entries
+
+
+def is_packed_file(name: str) -> bool:
+    """Whether a packed run may have a file of this name."""
+    return bool(ARRAYS.fullmatch(name) or TEXTS.fullmatch(name))
 
 
 def _extract(archive: ZipFile, entry: ZipInfo, work: Path) -> None:
@@ -171,8 +176,11 @@ def _copy_at_most(source: IO[bytes], target: IO[bytes], size: int) -> None:
         raise BadZipFile("a file has another size than the list says")
 
 
-def _check_run(work: Path, path: Path) -> None:
-    """Reads all of an unpacked run. Raises InputError, with the name of the archive, if anything does not fit."""
+def check_packed(work: Path, path: Path | str) -> None:
+    """Reads all of a run that was packed or pushed, and came from `path`.
+
+    Raises InputError, with that name, if anything does not fit.
+    """
     try:
         run = open_run(work)
         if not run.origin.get(PACKED) or any(run.origin.get(each) for each in PLACES):
@@ -183,9 +191,9 @@ def _check_run(work: Path, path: Path) -> None:
         checkpoint.verify(*run.expected_contents())
         run.counts()
     except InputError as error:
-        told = str(error).replace(str(work), path.name)
+        told = str(error).replace(str(work), Path(path).name)
         raise _refusal(path, told.split(";")[0]) from None
 
 
-def _refusal(path: Path, why: str) -> InputError:
+def _refusal(path: Path | str, why: str) -> InputError:
     return InputError(f"{path} is not unpacked: {why}; ask for it again, or have it packed anew")

@@ -40,6 +40,7 @@ class Summary:
     parameters: int = 0
     training_characters: int = 0
     validation_characters: int = 0
+    finals: list[tuple[str, str, Loss]] = field(default_factory=list)  # protocol, model and loss of the kept model
     loss: Loss | None = None  # of the kept model as it is used, on validation text; see `network_alone`
     network_alone: bool = False  # whether `loss` is without the model's counts, as their mixture was not measured
     losses: list[float] = field(default_factory=list)  # of the network alone, nats per character, at each evaluation
@@ -72,6 +73,7 @@ def summarize(run: Run) -> Summary:
                 summary.loss, finals = loss, []
         elif event == "finished":
             summary.reason, summary.loss = str(record.get("reason")), loss or summary.loss
+    summary.finals = finals
     _note_kept_model(run, summary, finals)
     summary.trained = log.lstat().st_mtime if exists(log) else None
     for record in read_lines(run.path / SAMPLES_FILE):
