@@ -171,10 +171,14 @@ CPU_TORCH = [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi > /de
 
 # Everything but torch is installed by the hash of its file. torch, and packages that only other machines need, are
 # installed by version. pip compiles no Python, which would take longer than all the rest: most of it is never imported.
-# $(call install,LIST,EXTRAS) installs a list of requirements/, and Scriven with these extras.
+# $(call install,LIST,EXTRAS) installs a list of requirements/, and Scriven with these extras. The kernels compile
+# meanwhile, as pip waits for files and uses one core; installing Scriven then finds their objects, or tries again and says
+# why there are none.
 define install
 @echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
-$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements/$(1).txt
+@$(BIN)/python hatch_build.py > /dev/null 2>&1 & compiling=$$!; \
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements/$(1).txt; \
+	installed=$$?; wait $$compiling; exit $$installed
 @$(CPU_TORCH)
 $(BIN)/python -m pip install --quiet --no-compile --no-build-isolation -c constraints.txt -e '.[$(2)]'
 @$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
