@@ -103,7 +103,7 @@ def test_samples_are_the_same_with_the_same_seed(model: Model) -> None:
 
 def test_very_unlikely_texts_have_numbers_too(model: Model) -> None:
     (row,) = model.rank_texts(["bac" * 500], samples=100)
-    assert row["low"] > 50 and row["guesses"] > 1e4 and row["high"] is None and row["bits"] > 1000
+    assert row["low"] > 20 and row["guesses"] > 1e4 and row["high"] is None and row["bits"] > 1000
 
 
 def test_the_command_says_what_python_says(run: Path, model: Model, tmp_path: Path, command: Command) -> None:
