@@ -35,7 +35,7 @@ from scriven.runs import Checkpoint, Run, open_run
 from scriven.runs.journal import read_fingerprints, read_replay_log
 from scriven.runs.tensors import decode, finite, read_checked
 from scriven.safe_files import read_toml
-from scriven.server import requests, run_monitor
+from scriven.server import requests, run_monitor, writing_requests
 from scriven.server.responses import ApiError
 from scriven.settings import CorpusSettings, validate
 from scriven.training.state import load_state
@@ -457,7 +457,7 @@ def _undecodable(data: bytes) -> bool:
 
 
 BODIES = (
-    requests.CompletionBody,
+    writing_requests.CompletionBody,
     requests.ScoreBody,
     requests.StateBody,
     requests.TokenizeBody,

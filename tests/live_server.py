@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from scriven.server.http_limits import configuration
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 
 SECONDS = 20  # after which a test that waits for an answer has failed
 

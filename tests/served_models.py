@@ -3,7 +3,7 @@
 import torch
 
 from scriven.server.app import STREAMED, make_app
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
 from scriven.session import Model
 from scriven.settings import Settings, validate

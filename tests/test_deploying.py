@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from live_server import SECONDS, serving
 from scriven.server.app import OPEN, STREAMED, make_app
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, policy
 from served_models import text_model
 

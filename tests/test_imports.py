@@ -43,10 +43,10 @@ MAP = """
     exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
     exchange.foreign_files
     api
-    server server.responses server.requests server.security server.http_limits server.prefill server.jobs
-    server.engine server.saved_states server.shared server.completions server.infill server.chat server.extraction
-    server.scoring server.utility_routes server.renewal server.openapi server.metrics server.run_monitor
-    server.trainings server.app
+    server server.responses server.limits server.requests server.writing_requests server.security server.http_limits
+    server.prefill server.jobs server.engine server.saved_states server.shared server.completions server.infill
+    server.chat server.extraction server.scoring server.utility_routes server.renewal server.openapi server.metrics
+    server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
     cli.packaged cli.choose cli.tables cli.novelty cli.search cli.sample cli.scoring cli.score cli.compare cli.rank
     cli.proofread

@@ -20,8 +20,8 @@ from page_server import app_of, make_run
 from scriven.loss import Loss
 from scriven.report.files import FilesReport
 from scriven.server.app import PAGE_FOLDER
+from scriven.server.limits import LIMITS
 from scriven.server.renewal import ServedCheckpoint
-from scriven.server.requests import LIMITS
 from scriven.server.trainings import TrainingPolicy
 
 TEXT = "It was a dark night, and the rain fell on the roof.\n" * 60

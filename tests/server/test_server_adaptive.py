@@ -14,7 +14,7 @@ from live_server import serving
 from scriven.errors import InputError
 from scriven.inference.chunks import StoredText
 from scriven.kernels import native_library
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from scriven.server.security import Guard
 from scriven.session import Model
 from served_models import guarded_app, mixed_model, names_model, text_model

@@ -14,7 +14,7 @@ import pytest
 
 from live_server import serving
 from scriven.rules import Rule
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}

@@ -18,7 +18,7 @@ from scriven.kernels.suffixes import Block, SuffixTable, sort_suffixes
 from scriven.rules import Rule
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
-from scriven.server.requests import ChatMessage
+from scriven.server.writing_requests import ChatMessage
 from scriven.session import Model
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary

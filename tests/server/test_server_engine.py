@@ -23,8 +23,8 @@ from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.server import engine
 from scriven.server.jobs import Job, JobUpdate, fair_shares
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import surprisals_from_logits
-from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError
 from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
 from scriven.session import Model

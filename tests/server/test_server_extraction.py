@@ -22,7 +22,7 @@ from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
 from scriven.server import extraction
 from scriven.server.app import OPEN, UPLOADS, make_app
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
 from scriven.settings import CorpusSettings
 

@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from live_server import Place, everything, serving
 from scriven.server.http_limits import SWITCH_SECONDS, Connection, Serving, configuration
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, policy
 
 LIMITED = dataclasses.replace(

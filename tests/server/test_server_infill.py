@@ -13,7 +13,7 @@ from test_server_completions import ask, events, post_refused
 
 from live_server import serving
 from scriven.rules import Rule
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}

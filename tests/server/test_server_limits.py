@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 

@@ -22,8 +22,8 @@ from scriven.runs.folder import Which
 from scriven.server import renewal
 from scriven.server.app import make_app
 from scriven.server.engine import Engine
+from scriven.server.limits import LIMITS
 from scriven.server.renewal import ServedCheckpoint
-from scriven.server.requests import LIMITS
 from scriven.server.shared import ServedModel, ServerState, fingerprint
 from scriven.session import Model, load
 

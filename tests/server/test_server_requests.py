@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from scriven import strict_json
 from scriven.server import requests
+from scriven.server.limits import LIMITS
 from scriven.server.openapi import BODIES
-from scriven.server.requests import LIMITS, CompletionBody, DetokenizeBody, RequestBody, TokenizeBody, parse_body
+from scriven.server.requests import DetokenizeBody, RequestBody, TokenizeBody, parse_body
 from scriven.server.responses import ApiError
+from scriven.server.writing_requests import CompletionBody
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

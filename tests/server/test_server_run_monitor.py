@@ -23,7 +23,7 @@ from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
 from scriven.server import run_monitor
-from scriven.server.requests import Limits
+from scriven.server.limits import Limits
 from scriven.server.responses import ApiError
 from scriven.server.run_monitor import MOST_STEPS, QUIET_SECONDS, RunHistory, thin_out
 

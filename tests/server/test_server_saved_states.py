@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scriven.inference.context import Context
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from scriven.server.responses import ApiError
 from scriven.server.saved_states import SavedStates
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from live_server import serving
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from served_models import guarded_app, names_model, text_model
 
 TEXT = "a bad cab, a dab\nbad ace\n" * 40

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from scriven.errors import UsageError
 from scriven.server.app import OPEN, make_app
-from scriven.server.requests import LIMITS
+from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, Policy, is_loopback, policy
 from served_models import text_model
 

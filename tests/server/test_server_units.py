@@ -17,7 +17,7 @@ from live_server import serving
 from random_run import LETTERS, make_random_run
 from scriven.inference.saved_session import SavedSession
 from scriven.server.app import STREAMED, UPLOADS, make_app
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
 from scriven.session import Model, load, load_session
 from scriven.vocabulary import Vocabulary

@@ -123,8 +123,8 @@ def serve(
     from scriven.server import chat
     from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
     from scriven.server.http_limits import Serving, configuration
+    from scriven.server.limits import LIMITS
     from scriven.server.renewal import ServedCheckpoint
-    from scriven.server.requests import LIMITS
     from scriven.server.security import Guard, policy
     from scriven.server.trainings import TrainingPolicy, why_refused
 

@@ -23,8 +23,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scriven.server import chat, extraction, infill, metrics, openapi, scoring, utility_routes
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.renewal import ServedCheckpoint, renew
-from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError, internal_error
 from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState

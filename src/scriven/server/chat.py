@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from scriven.errors import UsageError
 from scriven.server.completions import respond
-from scriven.server.requests import LIMITS, ChatBody, ChatMessage
+from scriven.server.limits import LIMITS
 from scriven.server.shared import parse_request
+from scriven.server.writing_requests import ChatBody, ChatMessage
 
 TEMPLATES = {"plain": "{content}", "roles": "{role}: {content}\n"}  # by name
 FIELD = re.compile(r"\{\w*\}")

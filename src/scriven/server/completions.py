@@ -27,7 +27,6 @@ from scriven.rules.automaton import RulePlace
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
-from scriven.server.requests import CompletionBody
 from scriven.server.responses import (
     LONG_ANSWER,
     SHORTEST_ANSWER,
@@ -49,6 +48,7 @@ from scriven.server.shared import (
     start_id,
     token_name,
 )
+from scriven.server.writing_requests import CompletionBody
 from scriven.session import first_seed
 from scriven.vocabulary import Vocabulary
 

@@ -25,8 +25,8 @@ from scriven.arrays import Float64s
 from scriven.inference.generation import LIVE, BlockLength, Emitted, Generation, GenerationBatch
 from scriven.inference.predictor import Predictor
 from scriven.server.jobs import Job, JobUpdate, PendingRequest, _Owner, _PausedGeneration, fair_shares
+from scriven.server.limits import Limits
 from scriven.server.prefill import Prefill, PrefillQueue, SymbolSurprisals, surprisals_from_logits
-from scriven.server.requests import Limits
 from scriven.server.responses import ApiError, overflow, too_many_requests
 
 SYMBOLS_PER_PIECE = 1024  # symbols of all prompts together that are read at once

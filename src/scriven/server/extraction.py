@@ -19,7 +19,7 @@ from scriven.corpus.filesystem import explain_errors
 from scriven.corpus.sources import ZIPPED
 from scriven.corpus.zipped import read_zipped
 from scriven.errors import InputError
-from scriven.server.requests import Limits
+from scriven.server.limits import Limits
 from scriven.server.responses import ApiError, too_many_requests
 from scriven.server.shared import read_body, server_of
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from scriven.server.requests import Limits
+from scriven.server.limits import Limits
 from scriven.server.responses import ApiError
 from scriven.server.security import HEADERS
 

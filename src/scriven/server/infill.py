@@ -19,7 +19,6 @@ from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import GenerationOptions
 from scriven.inference.search import Middle, MiddleOptions, MiddleSearch
 from scriven.server.completions import EVENTS, CompletionRequest, respond
-from scriven.server.requests import CompletionBody
 from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_text, overflow, run_apart, timed_out
 from scriven.server.shared import (
     DisconnectAwareResponse,
@@ -28,6 +27,7 @@ from scriven.server.shared import (
     run_unless_disconnected,
     server_of,
 )
+from scriven.server.writing_requests import CompletionBody
 from scriven.session import first_seed
 from scriven.settings import SamplingFilters
 

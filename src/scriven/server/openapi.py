@@ -18,8 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.server.requests import (
-    ChatBody,
-    CompletionBody,
     DetokenizeBody,
     RequestBody,
     ScoreBody,
@@ -29,6 +27,7 @@ from scriven.server.requests import (
     UnitBody,
 )
 from scriven.server.responses import answer
+from scriven.server.writing_requests import ChatBody, CompletionBody
 
 STATE = (
     "handle of the saved state after the text, if one was asked for; null if a newer checkpoint was loaded meanwhile"

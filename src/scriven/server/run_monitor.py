@@ -26,7 +26,7 @@ from scriven.runs import open_run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 from scriven.runs.summary import find_beginnings, summarize
 from scriven.safe_files import open_regular
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_in_pieces, long_answer, too_many_requests
 from scriven.server.shared import DisconnectAwareResponse
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from scriven.inference.adaptive_mixture import MixedContext
 from scriven.inference.context import AdaptiveContext, Context
-from scriven.server.requests import Limits
+from scriven.server.limits import Limits
 from scriven.server.responses import ApiError
 
 

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scriven.errors import UsageError
-from scriven.server.requests import LIMITS, Limits
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.responses import ApiError
 
 HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that do not depend on a name server

@@ -30,7 +30,8 @@ from scriven.inference.context import AdaptiveContext, Context
 from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
-from scriven.server.requests import LIMITS, AnyBody, Limits, parse_body
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.requests import AnyBody, parse_body
 from scriven.server.responses import (
     ApiError,
     internal_error,

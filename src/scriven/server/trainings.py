@@ -27,7 +27,8 @@ from scriven.runs import open_run
 from scriven.runs.folder import RUNS, has_checkpoints
 from scriven.runs.summary import summarize
 from scriven.safe_files import discard, make_folder, write_flushed
-from scriven.server.requests import LIMITS, Limits, TrainingBody
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.requests import TrainingBody
 from scriven.server.responses import ApiError, answer, too_many_requests
 from scriven.server.security import is_loopback
 from scriven.server.shared import parse_request
