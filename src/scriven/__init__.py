@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Started,
         Stepped,
     )
+    from scriven.exchange.formats import export_model, import_model
     from scriven.inference.novelty import Novelty, Stretch
     from scriven.inference.proofreading import Suggestion
     from scriven.loss import Loss
@@ -89,6 +90,8 @@ __all__ = [
     "WrittenText",
     "__version__",
     "build_corpus",
+    "export_model",
+    "import_model",
     "iterate_batches",
     "load",
     "load_session",
@@ -119,6 +122,7 @@ _HOMES = {
     **dict.fromkeys(
         ["build_corpus", "iterate_batches", "register_cell", "register_optimizer", "save_run"], "scriven.own_loop"
     ),
+    **dict.fromkeys(["export_model", "import_model"], "scriven.exchange.formats"),
     **dict.fromkeys(["Novelty", "Stretch"], "scriven.inference.novelty"),
     **dict.fromkeys(["CorpusSettings", "ModelSettings", "ReaderSettings", "Settings"], "scriven.settings"),
     "Batch": "scriven.batches",
@@ -145,7 +149,8 @@ _HOMES = {
     "train": "scriven.api",
     "train_events": "scriven.api",
 }
-_COMMANDS_TOO = ["load", "load_session"]  # functions that commands call too, for which errors name flags
+# Functions that commands call too, with errors that name flags.
+_COMMANDS_TOO = ["export_model", "import_model", "load", "load_session"]
 
 
 def __getattr__(name: str) -> object:

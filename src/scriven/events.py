@@ -38,7 +38,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One optimizer step. `loss` is that of this step's batch, before the update."""
+    """One optimizer step. `loss` is the loss of this step's batch, before the update."""
 
     step: int  # 1 for the first
     progress: float  # 0..1 of the budget, after this step

@@ -89,7 +89,7 @@ def available_cores() -> int:
 
 
 def usual_threads() -> int:
-    """The number of threads that native code uses unless told otherwise: as many as cores, or OMP_NUM_THREADS."""
+    """The number of threads that native code uses by default: as many as cores, or OMP_NUM_THREADS."""
     asked = os.environ.get("OMP_NUM_THREADS", "").strip()
     return min(available_cores(), int(asked)) if asked.isdecimal() and int(asked) else available_cores()
 
@@ -233,7 +233,7 @@ def may_have_gpu() -> bool:
 
 
 def hub_endpoint() -> str:
-    """Returns the address of the Hugging Face Hub: the variable HF_ENDPOINT, or that of the public one."""
+    """Returns the address of the Hugging Face Hub: the variable HF_ENDPOINT, or the public one's."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
@@ -330,7 +330,7 @@ def import_modules() -> None:
 
 
 def imports_for_workers(registries: Sequence[Registry]) -> dict[str, str]:
-    """Returns the environment in which a worker registers what this process has, by importing the same modules."""
+    """Returns the environment for workers that register the same as this process, by importing the same modules."""
     found = [each.module for registry in registries for each in registry.registered.values() if each.importable]
     modules = list(dict.fromkeys([*_named_imports(), *found]))
     path = os.pathsep.join(filter(None, sys.path))  # where this process found them

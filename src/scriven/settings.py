@@ -618,7 +618,7 @@ class Settings(Frozen):
     monitor: MonitorSettings = MonitorSettings()
 
     def explicit(self) -> dict[str, dict[str, Any]]:
-        """Only what was set explicitly, as nested plain values."""
+        """Only the settings given explicitly, as nested plain values."""
         return self.model_dump(exclude_unset=True)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from scriven.cli.common import Json, Mixing, Output, RunFolder, Switch, Which, note, path_given, put_json, put_path
 from scriven.errors import UsageError
-
-if TYPE_CHECKING:
-    from scriven.exchange.exported import ExportedModel
 
 To = Annotated[
     Literal["torch", "onnx", "transformers", "safetensors", "html"],
@@ -71,8 +68,8 @@ def export(
         folder or file to write; unless given, the name of the run and of the format, such as book-torch, book.onnx,
         book-int8.onnx or book.html. Nothing is replaced
     """
-    from scriven.exchange.exported import read_exported
     from scriven.exchange.folders import loader_source
+    from scriven.exchange.formats import export_model
 
     if loader:
         if to != "torch":
@@ -81,58 +78,15 @@ def export(
         return
     if not run:
         raise UsageError("scriven export needs run, the folder of the run, or its name if it is in runs/")
-    if precision != "fp32" and to != "onnx":
-        raise UsageError(f"--precision is for --to onnx, and {to} has fp32; drop --precision")
-    if with_counts and to != "html":
-        raise UsageError(f"--with-counts is for --to html, and {to} takes no counts; drop it, or use scriven pack")
-    model = read_exported(run, checkpoint)
-    target = output or Path(model.run.path.resolve().name + _ending(to, precision))
-    if to == "html":
-        _write_page(model, target, with_counts, as_json)
-        return
-    difference = _write(model, to, target, precision)
-    for each in model.notes:
+    made = export_model(run, to, output, precision=precision, which=checkpoint, with_counts=with_counts)
+    for each in made.notes:
         note(each)
-    compared = {} if difference is None else {"largest_difference": difference}
-    made = {"format": to, "path": str(target), "step": model.checkpoint.step, **compared, "notes": model.notes}
-    _show(target, made, as_json)
-
-
-def _write_page(model: ExportedModel, target: Path, with_counts: bool, as_json: bool) -> None:
-    """Writes a page, and says what it holds and what it does not."""
-    from scriven.exchange.html_page import write_html
-
-    made = write_html(model, target, with_counts=with_counts)
-    notes = [*made.notes] if with_counts else model.notes
-    for each in notes:
-        note(each)
-    step = model.checkpoint.step
-    facts = {"format": "html", "path": str(target), "step": step, "bytes": made.size, "notes": notes}
-    _show(target, facts, as_json)
-
-
-def _ending(to: str, precision: str) -> str:
-    """Returns the end of the usual name of an export."""
+    facts: dict[str, Any] = {"format": to, "path": str(made.path), "step": made.step}
+    if made.largest_difference is not None:
+        facts["largest_difference"] = made.largest_difference
     if to == "html":
-        return ".html"
-    if to != "onnx":
-        return f"-{to}"
-    return ".onnx" if precision == "fp32" else f"-{precision}.onnx"
-
-
-def _write(model: ExportedModel, to: str, target: Path, precision: Literal["fp32", "int8"]) -> float | None:
-    """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
-    from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
-    from scriven.exchange.onnx_graph import write_onnx
-
-    if to == "onnx":
-        return write_onnx(model, target, precision)
-    if to == "torch":
-        return write_torch(model, target)
-    if to == "transformers":
-        return write_transformers(model, target)
-    write_safetensors(model, target)
-    return None
+        facts["bytes"] = made.path.stat().st_size
+    _show(made.path, {**facts, "notes": [*made.notes]}, as_json)
 
 
 def import_model(
@@ -169,21 +123,17 @@ def import_model(
     activation
         activation of an nn.RNN of torch, whose file does not tell
     """
-    from scriven.exchange.foreign import find_symbols, write_imported
-    from scriven.exchange.foreign_files import read_foreign
-    from scriven.runs.folder import RUNS
+    from scriven.exchange import formats
 
-    model = read_foreign(file, activation)
-    if activation != "tanh" and model.cell != "rnn":
-        raise UsageError(f"--activation is for an nn.RNN of torch, and {file} has a model of {model.cell}; drop it")
-    symbols = find_symbols(model, vocabulary, text, lowercase=lowercase)
-    run = write_imported(model, symbols, output or RUNS / file.stem, lowercase=lowercase)
-    if model.window:
+    made = formats.import_model(
+        file, output, vocabulary=vocabulary, text=text, lowercase=lowercase, activation=activation
+    )
+    if made.window:
         note(
-            f"the model reads {model.window:,} characters from an empty memory for each that it predicts; so it writes "
+            f"the model reads {made.window:,} characters from an empty memory for each that it predicts; so it writes "
             "here, and scores read the whole text"
         )
-    _show(run.path, {"path": str(run.path), "program": model.program, "model": run.settings.model.name}, as_json)
+    _show(made.path, {"path": str(made.path), "program": made.program, "model": made.model}, as_json)
 
 
 def pack(

@@ -81,7 +81,7 @@ def keep_above(tables: Iterable[Columns], column: str, least: float) -> Iterator
 
 
 def gather_tables(tables: Iterable[Columns], rows: int = 1024) -> Iterator[Columns]:
-    """Yields the same rows in tables of at least so many rows; only the last may have fewer."""
+    """Yields the same rows in tables of at least `rows` rows; only the last may have fewer."""
     held: Columns = {}
     for table in tables:
         for name, values in table.items():
@@ -158,7 +158,7 @@ def _write_parquet(tables: Iterable[Columns]) -> Iterator[None]:
 
 
 def _value_type(kind: Any) -> Any:
-    """Returns the type of a Parquet column from that of its first rows: one without a value yet has means."""
+    """Returns the type of a Parquet column, found in its first rows: one without a value yet has means."""
     import pyarrow
 
     return pyarrow.float64() if pyarrow.types.is_null(kind) else kind

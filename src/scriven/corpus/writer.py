@@ -332,7 +332,7 @@ def validation_documents(documents: int, count: float) -> Fraction:
 
 
 def _check_count(count: int, among: int, unit: str) -> int:
-    """Returns how many of `among` units are validation. Raises UsageError if none is left to train on."""
+    """Returns how many of `among` units are validation. Raises UsageError unless one is left to train on."""
     if count >= among:
         raise UsageError(
             f"corpus.validation is {count:,}, but the text has only {among:,} {unit}, so none would be left to train "

@@ -1,4 +1,4 @@
-"""The card of a model: Markdown that says what it is, what was measured, and how to use it; nothing of its texts."""
+"""The card of a model: Markdown that says what it is, its measured losses, and how to use it; nothing of its texts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class HtmlExport:
-    """What was written: the bytes of the file, and what is to be known of its counts."""
+    """The bytes of the file, and notes on its counts."""
 
     size: int
     notes: list[str]

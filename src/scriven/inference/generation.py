@@ -173,7 +173,7 @@ class Generation:
 
 
 class BlockLength:
-    """The length of the next block: twice that of the last one, up to `most`, but short if blocks take long."""
+    """The length of the next block: twice the last one's, up to `most`, but short if blocks take long."""
 
     def __init__(self, most: int) -> None:
         self.length, self._most = min(FIRST, most), most
@@ -455,7 +455,7 @@ class StreamDecoder:
 
 
 def _count(decoder: Decoder, ids: Ids, wanted: int) -> int:
-    """Returns the number of ids after which a decoder has given this many characters."""
+    """Returns the number of ids that a decoder needs to give this many characters."""
     given = 0
     for count in range(len(ids)):
         given += len(decoder.feed(ids[count : count + 1]))

@@ -211,7 +211,7 @@ class _Rows(Protocol):
         """Returns the text that a row had at a length."""
 
     def extend(self) -> bool:
-        """Adds a symbol to each row; False if none is left."""
+        """Adds a symbol to each row; False if no row is left."""
 
 
 class _DrawnRows:

@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 
 
 def longest_context(symbols: int, most: int = USUAL_LONGEST) -> int:
-    """The number of symbols of the longest context that is counted where there are V symbols."""
+    """The number of symbols of the longest context that is counted, for V symbols."""
     return max(0, min(most, LONGEST, KEY_BITS // symbols.bit_length() - 1))
 
 
@@ -210,7 +210,7 @@ class NgramMixture:
 
     @classmethod
     def alone(cls, table: NgramTable, longest: int | None = None, discount: float = 1.0) -> NgramMixture:
-        """A mixture with the table's own probabilities, whatever the network says."""
+        """A mixture with the table's own probabilities; the network has no part in it."""
         return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)), longest, discount)
 
     @property

@@ -351,7 +351,7 @@ def check_arrays(
 
 
 def check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Raises ValueError for named arrays on the CPU that do not have the shapes that stand beside them."""
+    """Raises ValueError for named arrays on the CPU that do not have the expected shapes."""
     for name, (array, wanted) in expected.items():
         if array.shape != wanted or array.device.type != "cpu":
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")

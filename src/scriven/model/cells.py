@@ -268,7 +268,7 @@ class RecurrentLayer(nn.Module):
         return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, dtype=products or torch.float32, **given)
 
     def _native_biases(self) -> tuple[Tensor, Tensor | None]:
-        """The biases of all sums (G*H,), and that of the GRU's candidate (H,), which the reset gate multiplies."""
+        """The biases of all sums (G*H,), and the bias of the GRU's candidate (H,), which the reset gate multiplies."""
         bias, bias_hh = self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
         own = None
         if self.kind.step is gru_step:

@@ -293,7 +293,7 @@ def _side_by_side(parts: list[Tensor], ids: Tensor) -> Tensor:
 
 
 def member_seed(seed: int, number: int) -> int:
-    """Returns the seed of a member's dropout, made from that of the model; the first member has the same."""
+    """Returns the seed of a member's dropout, made from the model's seed; the first member has the same."""
     return int(counter_rng.seeds(seed, np.array([number]))[0] >> np.uint64(8)) if number else seed
 
 

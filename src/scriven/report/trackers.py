@@ -407,7 +407,7 @@ class MlflowTracker:
 
 
 def _fenced(text: str) -> str:
-    """Returns a text as a block of Markdown that is shown as it is, whatever marks it has."""
+    """Returns a text as a block of Markdown that is shown as it is, also if it has such marks."""
     marks = max((len(each) for each in re.findall("`+", text)), default=0)
     fence = "`" * max(3, marks + 1)
     return f"{fence}\n{text}\n{fence}"

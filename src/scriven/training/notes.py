@@ -303,7 +303,7 @@ def _about(seconds: float) -> str:
 
 
 def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
-    """Returns sentences on what else takes much of a time budget: the start, and `count` evaluations."""
+    """Returns sentences on other things that take much of a time budget: the start, and `count` evaluations."""
     notes = list[str]()
     asked, minutes = job.settings.training.evaluations, job.settings.budget.minutes
     left, used = minutes * 60 - state.seconds, job.seconds()

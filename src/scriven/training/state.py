@@ -1,4 +1,4 @@
-"""How far a training has come: the part of a checkpoint's manifest from which a training is resumed."""
+"""How far a training has come: the part of a checkpoint's manifest that a training resumes from."""
 
 from __future__ import annotations
 

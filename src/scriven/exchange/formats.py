@@ -1,0 +1,130 @@
+"""A run written in the format of another program, and a run made of another program's model: one function for each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from scriven.arguments import check_choice, check_path
+from scriven.errors import UsageError
+from scriven.exchange.exported import ExportedModel, read_exported
+from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
+from scriven.exchange.foreign import find_symbols, write_imported
+from scriven.exchange.foreign_files import read_foreign
+from scriven.exchange.html_page import write_html
+from scriven.exchange.onnx_graph import write_onnx
+from scriven.runs.folder import RUNS, Which
+
+Format = Literal["torch", "onnx", "transformers", "safetensors", "html"]
+Numbers = Literal["fp32", "int8"]
+Activation = Literal["tanh", "relu"]
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A model in a format of other programs: its path, the step of its checkpoint, and notes on what it lacks."""
+
+    path: Path
+    format: Format
+    step: int
+    notes: tuple[str, ...]  # a sentence for each thing of the run that the format does not hold
+    largest_difference: float | None = None  # of its logits from the run's; None where they were not computed
+
+
+@dataclass(frozen=True)
+class Import:
+    """A run that was made of another program's model."""
+
+    path: Path
+    program: str
+    model: str  # its cell, layers and width, in words
+    window: int  # characters that the model read from an empty memory for each that it predicted; 0: all of them
+
+
+def export_model(
+    run: AnyPath,
+    to: Format,
+    output: AnyPath | None = None,
+    *,
+    precision: Numbers = "fp32",
+    which: Which = "best",
+    with_counts: bool = False,
+) -> Export:
+    """Writes the network of a run for other programs, and returns its path and notes.
+
+    `output` is the folder or file; unless given, the name of the run and of the format, such as book-torch or
+    book.onnx. `precision` is the number format of the matrices of an ONNX file. `with_counts` puts the counts of the
+    training text into a page. Exports to torch, onnx and transformers are compared with the run before they are put in
+    place. Raises UsageError if these do not go together, and InputError if there is no such run or checkpoint,
+    something is in the way, or the format cannot hold the model.
+    """
+    check_choice("--to", to, get_args(Format))
+    check_choice("--precision", precision, get_args(Numbers))
+    if precision != "fp32" and to != "onnx":
+        raise UsageError(f"--precision is for --to onnx, and {to} has fp32; drop --precision")
+    if with_counts and to != "html":
+        raise UsageError(f"--with-counts is for --to html, and {to} takes no counts; drop it, or pack the run")
+    target = check_path("output", output)
+    model = read_exported(check_path("run", run) or "", which)
+    target = target or Path(model.run.path.resolve().name + _ending(to, precision))
+    step = model.checkpoint.step
+    if to == "html":
+        page = write_html(model, target, with_counts=with_counts)
+        return Export(target, to, step, tuple(page.notes if with_counts else model.notes))
+    return Export(target, to, step, tuple(model.notes), _write(model, to, target, precision))
+
+
+def import_model(
+    file: AnyPath,
+    output: AnyPath | None = None,
+    *,
+    vocabulary: AnyPath | None = None,
+    text: AnyPath | None = None,
+    lowercase: bool = False,
+    activation: Activation = "tanh",
+) -> Import:
+    """Makes a run of a model of Keras, torch or torch-rnn, and returns its path and what it is. No code in it is run.
+
+    `output` is the folder to make; unless given, the name of the file without its ending, in runs/. `vocabulary` is a
+    file of the symbols in the order of the model's numbers, and `text`, in its place, the text that it was trained on.
+    With `lowercase` texts are put into small letters before the model reads them. `activation` belongs to an nn.RNN of
+    torch. Raises UsageError if these do not go together, and InputError if a file cannot be read, something is in the
+    way, or Scriven cannot hold the model.
+    """
+    check_choice("--activation", activation, get_args(Activation))
+    path, listed, trained = (
+        check_path(name, each) for name, each in (("file", file), ("vocabulary", vocabulary), ("text", text))
+    )
+    if path is None:
+        raise UsageError("file is None; give the path of the model to import")
+    folder = check_path("output", output) or RUNS / path.stem
+    model = read_foreign(path, activation)
+    if activation != "tanh" and model.cell != "rnn":
+        raise UsageError(f"--activation is for an nn.RNN of torch, and {path} has a model of {model.cell}; drop it")
+    symbols = find_symbols(model, listed, trained, lowercase=lowercase)
+    run = write_imported(model, symbols, folder, lowercase=lowercase)
+    return Import(run.path, model.program, run.settings.model.name, model.window)
+
+
+def _ending(to: Format, precision: Numbers) -> str:
+    """Returns the end of the usual name of an export."""
+    if to == "html":
+        return ".html"
+    if to != "onnx":
+        return f"-{to}"
+    return ".onnx" if precision == "fp32" else f"-{precision}.onnx"
+
+
+def _write(model: ExportedModel, to: Format, target: Path, precision: Numbers) -> float | None:
+    """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
+    if to == "onnx":
+        return write_onnx(model, target, precision)
+    if to == "torch":
+        return write_torch(model, target)
+    if to == "transformers":
+        return write_transformers(model, target)
+    write_safetensors(model, target)
+    return None
