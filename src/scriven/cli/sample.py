@@ -272,7 +272,7 @@ def sample(
             _converse(model, session, prompt, writing)
         else:
             session.read(prompt)
-            _show_copied(model, prompt, session.write(piece=_piece(), **writing), copied=copied)
+            _show(prompt, session.write(piece=_piece(), **writing), model if copied else None)
         files.save(session)
     elif beam:
         _write_likeliest(model, {"prompt": prompt, "beam": beam, **writing}, count, copied=copied, as_json=as_json)
@@ -280,7 +280,7 @@ def sample(
         asked = {"prompt": prompt, "suffix": suffix, "draws": draws, "seed": seed, **writing}
         _write_middles(model, asked, count, copied=copied, as_json=as_json)
     elif count == 1 and not (as_json or novelty):
-        _show_copied(model, prompt, _stream(model, prompt, seed, writing), copied=copied)
+        _show(prompt, _stream(model, prompt, seed, writing), model if copied else None)
     else:
         _write_several(model, prompt, seed, count, writing, run if novelty else "", copied=copied, as_json=as_json)
 
@@ -288,14 +288,6 @@ def sample(
 def _stream(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> Iterator[str]:
     """Returns what yields a text as it is written, in small pieces if somebody sees them."""
     return model.stream(prompt, seed=seed, piece=_piece(), **writing)
-
-
-def _show_copied(model: Model, prompt: str, pieces: Iterator[str], *, copied: bool) -> None:
-    """Prints a text as it comes, and with `copied` what of it is copied."""
-    written: list[str] = []
-    _show(prompt, _keep(pieces, written) if copied else pieces)
-    if copied:
-        _report_copies(model, ["".join(written)])
 
 
 def _keep(pieces: Iterable[Piece], kept: list[Piece]) -> Iterator[Piece]:
@@ -643,17 +635,24 @@ def _next_line() -> str:
     return sys.stdin.readline()
 
 
-def _show(prompt: str, pieces: Iterator[str]) -> bool:
-    """Prints a text as it comes, and a line end if it lacks one. Returns whether it had one."""
+def _show(prompt: str, pieces: Iterator[str], copying: Model | None = None) -> bool:
+    """Prints a text as it comes, and a line end if it lacks one. Returns whether it had one.
+
+    With a model, a line on standard error says what it copies of its training text.
+    """
     safe = _visible if sys.stdout.isatty() else str
-    last = prompt
+    last, written = prompt, list[str]()
     _print_text(_emphasize(safe(prompt)) if prompt and _colours() else safe(prompt))
     for piece in pieces:
         _print_text(safe(piece))
         last = piece or last
+        if copying:
+            written.append(piece)
     ended = last.endswith("\n")
     if not ended:
         _print_text("\n")
+    if copying:
+        _report_copies(copying, ["".join(written)])
     return ended
 
 

@@ -68,7 +68,7 @@ def export_model(
     if with_counts and to != "html":
         raise UsageError(f"--with-counts is for --to html, and {to} takes no counts; drop it, or pack the run")
     target = check_path("output", output)
-    model = read_exported(check_path("run", run) or "", which)
+    model = read_exported(str(check_path("run", run) or ""), which)
     target = target or Path(model.run.path.resolve().name + _ending(to, precision))
     step = model.checkpoint.step
     if to == "html":
