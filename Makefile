@@ -18,9 +18,9 @@ demo: .venv/.demo
 	@echo
 	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
 
-# One process more than there are cores, as tests wait for other programs for a sixth of their time. Each takes whole
+# Two processes more than there are cores, as tests wait for other programs for a third of their time. Each takes whole
 # files, so that their fixtures are made once. Slow files come early.
-PROCESSES = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 1))")
+PROCESSES = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 2))")
 ALL_CORES = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint
@@ -41,6 +41,7 @@ thorough: test
 		$(BIN)/python -m pytest $(ALL_CORES) $(NOT_COMPUTING); done
 	set -e; for seed in 1 2 3 4 5; do \
 		$(BIN)/python -m pytest $(ALL_CORES) --thorough --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
+	$(MAKE) sanitize EVERY=yes
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/refusals.py
@@ -54,10 +55,11 @@ fuzz: .venv/.dev
 	$(BIN)/python benchmarks/fuzz.py $(if $(SECONDS),--seconds $(SECONDS),--runs $(RUNS))
 
 # Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. It has the
-# libraries that run here; that of AMX, whose tiles are emulated, does with AVX-512 and bf16. The tests of native_library
-# are left out, as they build libraries of their own.
+# portable library and the highest that runs here, or with EVERY=yes all; that of AMX, whose tiles are emulated, does with
+# AVX-512 and bf16. The tests of native_library are left out, as they build libraries of their own.
 RUN_HERE = from scriven.kernels import native_library as l; \
-	print(*[name for name, (_, needs) in l.VARIANTS.items() if needs - {'amx'} <= l.features()])
+	names = [name for name, (_, needs) in l.VARIANTS.items() if needs - {'amx'} <= l.features()]; \
+	print(*names[0 if '$(EVERY)' else -1:])
 SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)"
 

@@ -147,6 +147,7 @@ def test_a_sample_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.Mon
     assert (stretches.Sample.of(text).hashes == whole).all()
 
 
+LARGEST = "dickens_austen_17mb.txt.xz"
 AT_HAND = FOLDER.parents[1] / "shared" / "data"  # texts that cannot be in the repository
 
 
@@ -157,11 +158,14 @@ def own_files(start: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("start", LISTED["start"])
-@pytest.mark.parametrize("name", LISTED["at_hand"]["files"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.thorough] * (each == LARGEST)) for each in LISTED["at_hand"]["files"]],
+)
 def test_no_text_that_is_measured_shares_a_stretch_with_a_start(name: str, start: str) -> None:
     """But for those that are its sources, which tables measure without a start."""
     if name in own_files(LISTED["start"][start]):
-        assert (start, name) == ("english", "dickens_austen_17mb.txt.xz")
+        assert (start, name) == ("english", LARGEST)
         return
     if not (AT_HAND / name).is_file():
         pytest.skip(f"{name} is not at hand")

@@ -55,6 +55,7 @@ def test_evaluate_shows_the_parts_beside_the_mixture(folder: Path, command: Comm
     assert scored[0]["nats"] < scored[1]["nats"]
 
 
+@pytest.mark.thorough
 def test_counts_continue_beside_a_network_that_learns(folder: Path, command: Command) -> None:
     run, text = str(folder / "run"), str(folder / "tale.txt")
     adaptive = ["--protocol", "adaptive", "--json"]

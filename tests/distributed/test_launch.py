@@ -135,6 +135,7 @@ def hosts() -> Iterator[tuple[str, str]]:
             tool("netns", "delete", name)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
     output, steps, logs = tmp_path / "run", 7 * EVERY, [tmp_path / name for name in "ab"]
     # Both are there at once; the longer the first waits for the second, the busier may the machine be.

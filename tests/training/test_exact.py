@@ -44,6 +44,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "measure_speed", lambda *_: 1e5)
 
 
+@pytest.mark.thorough
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
