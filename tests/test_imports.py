@@ -48,9 +48,8 @@ MAP = """
     server.chat server.extraction server.scoring server.utility_routes server.renewal server.openapi server.metrics
     server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
-    cli.packaged cli.choose cli.tables cli.novelty cli.search cli.sample cli.scoring cli.score cli.compare cli.rank
-    cli.proofread
-    cli.serve cli.train cli.verify_resume
+    cli.packaged cli.choose cli.tables cli.novelty cli.search cli.sample_options cli.sample_texts cli.sample_checks
+    cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -1,0 +1,121 @@
+"""Shows texts that `scriven sample` writes: as they come, one below the other, or as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scriven.cli.common import put_json
+from scriven.cli.novelty import describe_copies, describe_novelty
+from scriven.cli.search import note_probabilities
+
+if TYPE_CHECKING:
+    from scriven.results import WrittenText
+    from scriven.session import Model
+
+SEPARATOR = "-" * 16  # printed between two texts
+Piece = TypeVar("Piece", bound=str)
+
+
+def _keep(pieces: Iterable[Piece], kept: list[Piece]) -> Iterator[Piece]:
+    """Yields the pieces, and keeps them."""
+    for piece in pieces:
+        kept.append(piece)
+        yield piece
+
+
+def _report_copies(model: Model, texts: Iterable[str]) -> None:
+    """Prints what of some texts is copied from the training text."""
+    sys.stderr.write(f"{describe_copies([model.novelty(text) for text in texts])}\n")
+
+
+def put_texts(
+    model: Model,
+    texts: Iterable[WrittenText],
+    asked: dict[str, Any],
+    known: list[bool] | None = None,
+    *,
+    copied: bool,
+    as_json: bool,
+) -> None:
+    """Prints several texts as they come, with the log-probabilities of those that a beam found.
+
+    With `copied`, it says what of them is copied: of each as JSON, or of all together at the end.
+    """
+    if as_json:
+        _put_json(texts, asked, known, model if copied else None)
+        return
+    one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
+    shown: list[WrittenText] = []
+    _show_all(_keep(texts, shown), asked["prompt"], asked.get("suffix", ""), one_line=one_line)
+    if "beam" in asked:
+        note_probabilities(shown)
+    if copied:
+        _report_copies(model, shown)
+
+
+def _show_all(texts: Iterable[WrittenText], prompt: str, suffix: str, *, one_line: bool) -> None:
+    """Prints several texts, each on a line of its own or with a separator between them."""
+    for n, written in enumerate(texts):
+        _print_text("" if one_line or n == 0 else SEPARATOR + "\n")
+        show_text(prompt, iter([written, suffix]))
+
+
+def _put_json(
+    texts: Iterable[WrittenText], asked: dict[str, Any], known: list[bool] | None, copying: Model | None
+) -> None:
+    """Prints each text as JSON, with all that is needed to write it again, and what it copies, if a model says that."""
+    for n, written in enumerate(texts):
+        rule = {"rule": repr(asked["rule"])} if "rule" in asked else {}
+        row = {**asked, **rule, "text": written, "ended": written.ended}
+        row |= {"seed": asked["seed"] + n} if "seed" in asked else {"log_probability": written.log_probability}
+        row |= {"effective_draws": written.effective_draws} if "suffix" in asked else {}
+        copied = {"copied": describe_novelty(copying.novelty(written))} if copying else {}
+        put_json(row | ({"known": known[n]} if known else {}) | copied)
+        sys.stdout.flush()
+
+
+def show_text(prompt: str, pieces: Iterator[str], copying: Model | None = None) -> bool:
+    """Prints a text as it comes, and a line end if it lacks one. Returns whether it had one.
+
+    With a model, a line on standard error says what it copies of its training text.
+    """
+    safe = _visible if sys.stdout.isatty() else str
+    last, written = prompt, list[str]()
+    _print_text(_emphasize(safe(prompt)) if prompt and _colours() else safe(prompt))
+    for piece in pieces:
+        _print_text(safe(piece))
+        last = piece or last
+        if copying:
+            written.append(piece)
+    ended = last.endswith("\n")
+    if not ended:
+        _print_text("\n")
+    if copying:
+        _report_copies(copying, ["".join(written)])
+    return ended
+
+
+def _colours() -> bool:
+    """Whether standard output is a terminal with text styles, and nobody turned them off."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or os.name == "nt"
+    return sys.stdout.isatty() and not plain
+
+
+def _emphasize(text: str) -> str:
+    """Returns text in bold, which sets a prompt apart from what the model wrote."""
+    return f"\x1b[1m{text}\x1b[22m"
+
+
+def _print_text(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _visible(text: str) -> str:
+    """Returns text without control characters."""
+    from scriven.report import visible
+
+    return "\t".join(map(visible, text.split("\t")))
