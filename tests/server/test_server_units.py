@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ import pytest
 from conftest import Command
 from live_server import serving
 from random_run import LETTERS, make_random_run
-from scriven.inference.saved_session import SavedSession
+from scriven.inference.predictor import Predictor
+from scriven.inference.saved_session import Origin, SavedSession
+from scriven.kernels import native_library
 from scriven.server.app import STREAMED, UPLOADS, make_app
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.prefill import Prefill, PrefillQueue
 from scriven.server.security import Guard, policy
-from scriven.session import Model, load, load_session
+from scriven.session import Model, Session, load, load_session
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
+from served_models import mixed_model
+from small_model import Text, mixture, predictor_of
 
 TEXT = "all the old, dark\r\n roads led  to\n\nthe bar€\n a bat’s\rhat" * 3
 LINES = {"accept": "application/x-ndjson", "content-type": "text/plain"}
@@ -282,3 +289,90 @@ def test_a_state_that_learned_leaves_as_a_file_too(client: httpx.Client) -> None
     bodies = ({"model": "text", "text": "all the cab", "state": each, "adapt": True} for each in (handle, again))
     one, other = (client.post("/score", json=body).json()["nats"] for body in bodies)
     assert one == pytest.approx(other, abs=1e-6)
+
+
+needs_counts = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
+
+
+@pytest.fixture(scope="module")
+def counted() -> Model:
+    """A model of native code, mixed with counts, so that a state of it has the last characters."""
+    mixed = mixed_model()
+    one = mixed.predictor
+    predictor = Predictor(
+        one.model, one.vocabulary, "fp32", writing="int8", counts=one.counts, training_text=one.training_text
+    )
+    origin = Origin(run="text", step=3, sha256="0" * 64, device="cpu", precision="auto", counts="auto")
+    return Model(predictor, mixed.settings, 3, "text", origin)
+
+
+def saved_after(client: httpx.Client, text: str, **body: Any) -> SavedSession:
+    handle = client.post("/states", json={"model": "text", "text": text, **body}).json()["state"]
+    return SavedSession.from_bytes(Path("a"), client.get(f"/states/{handle}").content)
+
+
+@needs_counts
+def test_last_characters_that_no_text_leaves_are_refused_and_hurt_nobody(counted: Model) -> None:
+    for client in connect({"text": counted}):
+        saved = saved_after(client, "a bad cab, a dab")
+        recent = saved.context.recent
+        assert recent is not None and len(recent) == counted.predictor.remembered
+        expected = write(client, "", prompt="a bad", max_tokens=3000)
+        with ThreadPoolExecutor() as pool:
+            bystander = pool.submit(write, client, "", prompt="a bad", max_tokens=3000)
+            for hostile in (recent[:0], None, np.concatenate((recent, recent)), recent + 1000, recent[:, [0, 0]]):
+                answer = upload(client, replace(saved, context=replace(saved.context, recent=hostile)).to_bytes())
+                assert answer.status_code == 400, hostile
+                assert "its last characters are not this model's" in answer.json()["error"]["message"]
+            blank = replace(saved, context=replace(saved.context, state=None))  # nothing was read, yet some are known
+            assert upload(client, blank.to_bytes()).status_code == 400
+            fewer = upload(client, replace(saved, context=replace(saved.context, recent=recent[-1:])).to_bytes())
+            assert write(client, fewer.json()["state"])
+            assert bystander.result() == expected
+
+
+def test_models_without_last_characters_refuse_them(client: httpx.Client) -> None:
+    saved = saved_after(client, "a bad cab")
+    for length in (0, 1):
+        known = replace(saved.context, recent=np.zeros((length, 1), np.int64))
+        assert upload(client, replace(saved, context=known).to_bytes()).status_code == 400
+
+
+@needs_counts
+@pytest.mark.parametrize("text", ["", "a", "a bad cab, a dab"])
+@pytest.mark.parametrize("kind", ["counts", "counts alone", "window"])
+@pytest.mark.parametrize("letters", ["abcdehln ,", "abcdehln ,\n"])  # texts begin after a newline, if there is one
+def test_sessions_of_all_kinds_are_opened_again(text: str, kind: str, letters: str) -> None:
+    network = predictor_of(Vocabulary.of(letters))
+    mixed = mixture(network, Text(network.vocabulary.encode("a bad cab, ed he had a dab. " * 9)))
+    predictor = {
+        "counts": mixed,
+        "counts alone": mixed.parts()["counts"],
+        "window": Predictor(network.model, network.vocabulary, "fp32", 5),
+    }[kind]
+    origin = Origin(run="text", step=3, sha256="0" * 64, device="cpu", precision="auto")
+    model = Model(predictor, validate({"model": {"width": 8}}), 3, "text", origin)
+    session = model.session(seed=1)
+    session.read(text)
+    again = Session._of(SavedSession.from_bytes(Path("a"), session._snapshot().to_bytes()), model)
+    assert np.array_equal(again.next(), session.next())
+    assert list(again.write(20)) == list(session.write(20))
+
+
+@needs_counts
+def test_prompts_after_states_of_other_lengths_are_read_at_the_same_time(counted: Model) -> None:
+    texts = [("", "a bad cab, a dab " * 30), ("ab", "ed a cab"), ("a bad cab, a dab", "abba"), ("", "dab")]
+    start = counted.predictor.start()
+    starts = [counted.predictor.read(start, counted.read_ids(each)[:, None]) for each, _ in texts]
+    prefills = [Prefill(counted.read_ids(text), start) for (_, text), start in zip(texts, starts, strict=True)]
+    queue, first = PrefillQueue(counted.predictor), prefills[0]
+    queue.add([first])
+    queue.read(100)  # it is not done when the others come
+    queue.add(prefills[1:])
+    for _ in range(100):
+        queue.read(8)
+    for (_, text), start, prefill in zip(texts, starts, prefills, strict=True):
+        expected = counted.predictor.read(start, counted.read_ids(text)[:, None])
+        assert not len(prefill.ids)
+        assert np.array_equal(prefill.context.logits, expected.logits)
+        assert np.array_equal(prefill.context.recent, expected.recent)  # type: ignore[arg-type]

@@ -43,8 +43,8 @@ class Context:
 
 def fit(contexts: Sequence[Context]) -> bool:
     """Whether contexts can share a batch: all or none have a state, and as many last characters are known of each."""
-    states = {context.state is None for context in contexts}
-    return len(states) == 1 and len({0 if each.recent is None else len(each.recent) for each in contexts}) == 1
+    known = {(each.state is None, None if each.recent is None else len(each.recent)) for each in contexts}
+    return len(known) == 1
 
 
 def side_by_side(contexts: Sequence[Context]) -> Context:

@@ -19,7 +19,7 @@ from scriven.arguments import check_path
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.errors import InputError, UsageError
 from scriven.inference.adaptive_mixture import MixedContext, has_ongoing_counts
-from scriven.inference.context import LEARNED, RULE, AdaptiveContext, Context
+from scriven.inference.context import LEARNED, RULE, AdaptiveContext, Context, are_ids
 from scriven.inference.generation import Generation, Memory, generate
 from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.inference.surprisal import check_finite, check_scored, surprisals
@@ -270,8 +270,7 @@ class SavedSession:
                 f"the session was saved {origin.mixed}, and the model was loaded {loaded.mixed}; load it in the same "
                 "way, where there is native code, or begin another session"
             )
-        recent = self.context.recent
-        if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, symbols)):
+        if not isinstance(self.context, AdaptiveContext) and not _is_recent(self.context, predictor):
             raise InputError("the session is damaged: its last characters are not this model's; begin another one")
         if isinstance(self.context, AdaptiveContext):
             check_adaptive(predictor)
@@ -285,8 +284,18 @@ class SavedSession:
         return self.context
 
 
-def _are_ids(recent: np.ndarray[Any, np.dtype[np.int64]], size: int) -> bool:
-    return recent.ndim == 2 and recent.shape[1] == 1 and bool(((recent >= 0) & (recent < size)).all())
+def _is_recent(context: Context, predictor: Predictor) -> bool:
+    """Whether the last characters of a context are those that a predictor would remember, in number and values.
+
+    Nothing else of a context says how many there are, and batches rely on it.
+    """
+    recent, alone = context.recent, predictor.is_counts_alone
+    if not (predictor.remembered and (alone or context.state is not None)):
+        return recent is None
+    if recent is None or recent.ndim != 2 or recent.shape[1] != 1:
+        return False
+    least = 0 if alone and not len(predictor.opening) else 1  # counts alone have no state that says if any was read
+    return least <= len(recent) <= predictor.remembered and are_ids(recent, predictor.vocabulary.size)
 
 
 def _context_of(arrays: dict[str, npt.NDArray[Any]], *, adaptive: bool) -> Context:

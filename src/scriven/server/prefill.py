@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scriven.arrays import Float64s, Ids
-from scriven.inference.context import Context, side_by_side
+from scriven.inference.context import Context, fit, side_by_side
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import cost_of_unseen, read_rows
 
@@ -83,43 +83,67 @@ class PrefillQueue:
 
     def __init__(self, predictor: Predictor) -> None:
         """The queue is empty."""
-        native = predictor.scorer() is not None and not predictor.window
-        self._turns: deque[_PrefillGroup] = deque(
-            _PrefillGroup(predictor, native, stepwise) for stepwise in (False, True)
-        )
+        self._predictor = predictor
+        self._native = predictor.scorer() is not None and not predictor.window
+        self._turns: deque[_PrefillGroup] = deque()  # the first one is next
 
     def add(self, prefills: Sequence[Prefill]) -> None:
         """Adds texts. Each must have ids to read."""
-        for group in self._turns:
-            group.add([each for each in prefills if each.stepwise == group.stepwise])
+        alike: dict[tuple[bool, int | None], list[Prefill]] = {}
+        for each in prefills:
+            known = None if each.context.recent is None else len(each.context.recent)
+            alike.setdefault((each.stepwise, known), []).append(each)
+        self._turns += [_PrefillGroup(self._predictor, self._native, each) for each in alike.values()]
+        self._merge()
 
     def drop(self, prefills: Collection[Prefill]) -> None:
         """Removes these texts."""
         for group in self._turns:
             group.keep([row for row, each in enumerate(group.prefills) if each not in prefills])
+        self._merge()
 
     def read(self, symbols: int) -> list[PrefillResult]:
         """Reads about `symbols` symbols of all texts together. Texts that are finished are removed."""
-        self._turns.rotate()
-        group = next((group for group in self._turns if group.prefills), None)
-        return [] if group is None else group.read(symbols)
+        if not self._turns:
+            return []
+        results = self._turns[0].read(symbols)
+        self._turns.rotate(-1)
+        self._merge()
+        return results
+
+    def _merge(self) -> None:
+        """Merges the groups that can be read together, and removes those that are empty."""
+        groups, self._turns = self._turns, deque()
+        for group in groups:
+            host = next((each for each in self._turns if each.takes(group)), None)
+            if host is not None:
+                host.add(group)
+            elif group.prefills:
+                self._turns.append(group)
 
 
 class _PrefillGroup:
-    """Texts that are read in the same way: together by native code, or one by one by torch."""
+    """Texts that are read in the same way: together by native code, or one by one by torch.
 
-    def __init__(self, predictor: Predictor, native: bool, stepwise: bool) -> None:
-        self.prefills: list[Prefill] = []
-        self.stepwise = stepwise
+    Native code reads texts together if as many last characters are known of each.
+    """
+
+    def __init__(self, predictor: Predictor, native: bool, prefills: list[Prefill]) -> None:
+        self.prefills = prefills
+        self.stepwise = prefills[0].stepwise
         self._predictor = predictor
-        self._native = native
         self._context: Context | None = None  # a row for each text; used by native code only
+        if native:
+            self._context = side_by_side([self._with_state(each.context) for each in prefills])
 
-    def add(self, prefills: list[Prefill]) -> None:
-        self.prefills += prefills
-        if self._native and prefills:
-            known = [] if self._context is None else [self._context]
-            self._context = side_by_side(known + [self._with_state(each.context) for each in prefills])
+    def takes(self, other: _PrefillGroup) -> bool:
+        contexts = [each._context for each in (self, other) if each._context is not None]
+        return self.stepwise == other.stepwise and len(contexts) != 1 and (not contexts or fit(contexts))
+
+    def add(self, other: _PrefillGroup) -> None:
+        if self._context is not None and other._context is not None:
+            self._context = side_by_side([self._context, other._context])
+        self.prefills += other.prefills
 
     def _with_state(self, context: Context) -> Context:
         sampler = self._predictor.scorer()
