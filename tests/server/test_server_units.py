@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ import pytest
 from conftest import Command
 from live_server import serving
 from random_run import LETTERS, make_random_run
+from scriven.inference import adaptive_mixture
+from scriven.inference.adaptive import AdaptiveReader
+from scriven.inference.adaptive_mixture import MixedContext, PartnersSlot
+from scriven.inference.context import AdaptiveContext
 from scriven.inference.predictor import Predictor
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.kernels import native_library
@@ -376,3 +383,70 @@ def test_prompts_after_states_of_other_lengths_are_read_at_the_same_time(counted
         assert not len(prefill.ids)
         assert np.array_equal(prefill.context.logits, expected.logits)
         assert np.array_equal(prefill.context.recent, expected.recent)  # type: ignore[arg-type]
+
+
+@needs_counts
+def test_a_state_that_learned_from_too_long_a_text_is_refused(counted: Model) -> None:
+    for client in connect({"text": counted}, replace(LIMITS, prompt_characters=200)):
+        saved = saved_after(client, "a bad cab " * 19, adapt=True)
+        assert isinstance(saved.context, MixedContext) and saved.context.history is not None
+        assert upload(client, saved.to_bytes()).status_code == 200
+        ids = np.zeros(11, np.int64)
+        longer = [
+            replace(saved.context, written=ids),
+            replace(saved.context, history=saved.context.history.add(ids, written=False)),
+            replace(saved.context, history=saved.context.history.add(ids, written=True)),
+        ]
+        for context in longer:
+            answer = upload(client, replace(saved, context=context).to_bytes())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_large")
+            assert "201 characters would be read again; send one with at most 200" in answer.json()["error"]["message"]
+
+
+@needs_counts
+def test_reading_again_can_be_stopped_and_begun_again(counted: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive_mixture, "READ_AGAIN_AT_ONCE", 64)
+    reader, ids = counted.adaptive, np.tile(counted.read_ids("a bad cab, a dab"), 40)
+    _, _, whole = reader.read(reader.start(), ids)
+    assert isinstance(whole, MixedContext)
+    lost = replace(whole, partners=PartnersSlot())  # as from a file
+    calls: list[int] = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        reader.read(lost, ids[:5], check_stop=stop)
+    again = replace(whole, partners=PartnersSlot())
+    assert np.array_equal(reader.read(again, ids[:5])[0], reader.read(whole, ids[:5])[0])
+
+
+def endless(ended: threading.Event, *_: Any, check_stop: Callable[[], None], **__: Any) -> None:
+    """Reads again without an end, until `check_stop` raises."""
+    try:
+        while True:
+            check_stop()
+            time.sleep(0.01)
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_reading_again_ends_with_its_request_and_its_time(
+    leaves: bool, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(AdaptiveReader, "read", partial(endless, ended))
+    body = {"model": "text", "text": "a", "adapt": True}
+    for client in connect({"text": models["text"]}, replace(LIMITS, seconds=60 if leaves else 0.1)):
+        blank = AdaptiveContext(models["text"].predictor.blank().logits)
+        monkeypatch.setattr(models["text"].adaptive, "start", lambda blank=blank, **_: blank)
+        if leaves:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/score", json=body, timeout=0.3)
+        else:
+            late = client.post("/score", json=body)
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "timeout")
+        assert ended.wait(20)

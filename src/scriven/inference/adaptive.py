@@ -57,12 +57,18 @@ class AdaptiveReader:
         return self.read(AdaptiveContext(self.predictor.blank().logits), self.predictor.opening)[2]
 
     def read(
-        self, context: AdaptiveContext, ids: Ids, judge: Judge | None = None, *, reuse: bool = False
+        self,
+        context: AdaptiveContext,
+        ids: Ids,
+        judge: Judge | None = None,
+        *,
+        reuse: bool = False,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> tuple[Float64s, Bools, AdaptiveContext]:
         """Returns the nats (T,) that ids (T,) cost, whether each was the most likely one (T,), and the context after.
 
         Every id is scored with weights that learned only from ids before it. `judge` computes the nats of known ids;
-        without it, they are those of the network. `reuse` is of mixtures, and changes nothing.
+        without it, they are those of the network. `reuse` and `check_stop` are of mixtures, and change nothing.
         """
         if not len(ids):
             return np.empty(0), np.empty(0, np.bool_), context

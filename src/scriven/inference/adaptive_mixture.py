@@ -9,7 +9,7 @@ and written, and makes them again from that. No bit depends on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Union
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     AnyReader = Union[AdaptiveReader, "AdaptiveMixture"]  # noqa: UP007
 
 JOINED = 1 << 12  # ids that one turn of reading has at least, unless it is the last one
+READ_AGAIN_AT_ONCE = 1 << 10  # ids of a history that are read between two calls of `check_stop`
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,12 @@ class MixedContext(AdaptiveContext):
         history = History.of_arrays(rest.pop(f"{LEARNED}history"), rest.pop(f"{LEARNED}turns"))
         return replace(super().of_arrays(context, rest), history=history)
 
+    @property
+    def ids_to_read_again(self) -> int:
+        """How many ids are read again before the first new one: those of the history, and those written after it."""
+        turns = () if self.history is None else self.history.turns
+        return super().ids_to_read_again + sum(len(ids) for _, ids in turns)
+
     def fits(self, size: int, vocabulary: Vocabulary) -> bool:
         """Whether the learned arrays and the history are of this model."""
         turns = () if self.history is None else self.history.turns
@@ -159,16 +166,23 @@ class AdaptiveMixture:
         return MixedContext(**vars(self._network.start()), history=History(kept=history))
 
     def read(
-        self, context: AdaptiveContext, ids: Ids, *, reuse: bool = False
+        self,
+        context: AdaptiveContext,
+        ids: Ids,
+        *,
+        reuse: bool = False,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> tuple[Float64s, Bools | None, AdaptiveContext]:
         """Returns the nats (T,) that ids (T,) cost, None, and the context after.
 
         Every id is scored first, and then learned from and counted. With `reuse`, the counts of the given context are
-        used up: it is nobody else's, or slow to be read from again. Raises InputError if the training text is gone.
+        used up: it is nobody else's, or slow to be read from again. `check_stop` is called again and again while a
+        history is read to make counts from it, and may raise to end that. Raises InputError if the training text is
+        gone.
         """
         if not len(ids):
             return np.empty(0), None, context
-        mixed = self.ready(context, reuse=reuse)
+        mixed = self.ready(context, reuse=reuse, check_stop=check_stop)
         partners = _take(mixed)
 
         def _judge(logits: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
@@ -182,15 +196,17 @@ class AdaptiveMixture:
         history = mixed.history and mixed.history.add(ids, written=False)
         return nats, None, MixedContext(**vars(after), history=history, partners=PartnersSlot(partners))
 
-    def ready(self, context: AdaptiveContext, *, reuse: bool = False) -> MixedContext:
-        """Returns a context whose partners are there, and have read all that it has. `reuse` is as for `read`.
+    def ready(
+        self, context: AdaptiveContext, *, reuse: bool = False, check_stop: Callable[[], None] = lambda: None
+    ) -> MixedContext:
+        """Returns a context whose partners are there, and have read all that it has. The rest is as for `read`.
 
         Raises InputError if the training text is gone, or the context is from a damaged file.
         """
         mixed = self.settle(context)
         partners, behind = mixed.partners.take() if reuse else mixed.partners.copy(), mixed.behind
         if partners is None:
-            partners, behind = self._replay(mixed.history), ()
+            partners, behind = self._replay(mixed.history, check_stop), ()
             if not (reuse or mixed.behind or not (mixed.history and mixed.history.turns)):
                 mixed.partners.put(partners.copy())
         for ids in behind:
@@ -230,16 +246,18 @@ class AdaptiveMixture:
         finally:
             context.partners.put(partners)
 
-    def _replay(self, history: History | None) -> Partners:
+    def _replay(self, history: History | None, check_stop: Callable[[], None]) -> Partners:
         """Returns partners that have read a history."""
         assert history is not None, "a context without a history was read twice"
         partners = Partners(self._trained.start(), self._counts.copy())
         context: AdaptiveContext = replace(self.start(history=False), partners=PartnersSlot(partners))
         for written, ids in history.turns:
-            if written:
-                context = self.settle(replace(context, written=ids))
-            else:
-                _, _, context = self.read(context, ids, reuse=True)
+            for piece in [ids] if written else blocks([ids], READ_AGAIN_AT_ONCE):
+                check_stop()
+                if written:
+                    context = self.settle(replace(context, written=piece))
+                else:
+                    _, _, context = self.read(context, piece, reuse=True)
         return _take(self.ready(context, reuse=True))
 
 

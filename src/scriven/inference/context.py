@@ -124,6 +124,11 @@ class AdaptiveContext(Context):
         learned = Learned(**rest) if rest else None  # TypeError for other names
         return cls(context.logits, context.state, learned=learned, **ids)
 
+    @property
+    def ids_to_read_again(self) -> int:
+        """How many ids are read again before the first new one, after the context was opened from a file."""
+        return 0 if self.written is None else len(self.written)
+
     def fits(self, size: int, vocabulary: Vocabulary) -> bool:
         """Whether the learned arrays have shapes and values for a model of this vocabulary that learns P weights."""
         known, learned = self.segment, self.learned

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -282,21 +283,29 @@ class ServerState:
         The given context may be a saved state's, and can be read from again. Raises ApiError: 503 if it takes longer
         than a request may, 500 if the model's numbers overflow, 400 if counts need a training text that is gone.
         """
-        loop, reader = asyncio.get_running_loop(), served.model.adaptive
+        loop, reader, left = asyncio.get_running_loop(), served.model.adaptive, threading.Event()
         until = loop.time() + self.limits.seconds
-        for begin in range(0, len(ids), LEARNED_AT_ONCE):
-            piece, read = ids[begin : begin + LEARNED_AT_ONCE], partial(reader.read, reuse=begin > 0)
-            try:
-                nats, _, context = await loop.run_in_executor(self.threads, read, context, piece)
-            except InputError as error:
-                log.warning("a text cannot be learned from: %s", error)
-                raise ApiError(400, f"adapt: {NO_TRAINING_TEXT}", "adapt", "invalid_value") from None
-            self.read[served.name] += len(piece)
-            if not np.isfinite(nats).all():
-                raise overflow()
-            if loop.time() > until:
+
+        def check_stop() -> None:
+            if left.is_set() or loop.time() > until:
                 raise timed_out(self.limits.seconds)
-            yield piece, nats, context
+
+        try:
+            for begin in range(0, len(ids), LEARNED_AT_ONCE):
+                piece = ids[begin : begin + LEARNED_AT_ONCE]
+                read = partial(reader.read, reuse=begin > 0, check_stop=check_stop)
+                try:
+                    nats, _, context = await loop.run_in_executor(self.threads, read, context, piece)
+                except InputError as error:
+                    log.warning("a text cannot be learned from: %s", error)
+                    raise ApiError(400, f"adapt: {NO_TRAINING_TEXT}", "adapt", "invalid_value") from None
+                self.read[served.name] += len(piece)
+                if not np.isfinite(nats).all():
+                    raise overflow()
+                check_stop()
+                yield piece, nats, context
+        finally:
+            left.set()  # so that a history is not read to its end for nobody
 
     @contextlib.contextmanager
     def run_adapted(self, served: ServedModel) -> Iterator[None]:

@@ -151,6 +151,7 @@ async def _upload_state(request: Request, server: ServerState) -> Response:
     served = server.model_named(request.query_params.get("model", ""))
     data = await read_body(request, server.limits.file_bytes)
     context = await run_apart(len(data), lambda: _open_state(served, data))
+    _check_learned(context, server.limits.prompt_characters)
     return _answer_state(server, served, context, 0)
 
 
@@ -163,6 +164,17 @@ def _open_state(served: ServedModel, data: bytes) -> Context:
     except (InputError, UsageError) as error:
         raise ApiError(400, f"state: {str(error)[:MESSAGE]}", "state", "invalid_state") from None
     return context if saved.begun or isinstance(context, AdaptiveContext) else served.start
+
+
+def _check_learned(context: Context, most: int) -> None:
+    """Raises ApiError, 400, if a state learned from more than `most` ids, as these will be read again."""
+    count = context.ids_to_read_again if isinstance(context, AdaptiveContext) else 0
+    if count > most:
+        words = (
+            f"state: it learned from a text whose {count:,} characters would be read again; send one with at most "
+            f"{most:,}, or continue it with scriven sample --state or load_session"
+        )
+        raise ApiError(400, words, "state", "too_large")
 
 
 async def download_state(request: Request) -> Response:
