@@ -111,7 +111,7 @@ def test_the_card_says_what_was_measured(command: Command, hub: HubServer, run: 
     for each in (*SECRETS, str(tmp_path).encode()):
         assert each.decode() not in done.out
     push_run("run", "ann/run", licence="Poets Own 1.0")
-    assert hub.repos["ann/run"]["README.md"].decode() == done.out.replace("scriven pull run", "scriven pull ann/run")
+    assert hub.repos["ann/run"]["README.md"].decode() == done.out.replace("pull USER/run", "pull ann/run")
 
 
 def test_another_step_takes_the_place_of_the_first(hub: HubServer, run: Path) -> None:

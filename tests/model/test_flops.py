@@ -99,6 +99,14 @@ def test_the_peak_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.
     (rows,) = json.loads((tmp_path / "machine.json").read_text("utf-8")).values()
     assert peak == pytest.approx(2 * 64**3 / rows[0]["fp32"]) and rows[0]["bf16"] == 0
     precision.peak_flops.cache_clear()
+    failed = precision.Measurement(0.0, 0.0, 0.0)
+    with monkeypatch.context() as patch:  # one that failed, as memory was short, counts for nothing
+        patch.setattr(precision, "_remember", lambda *_: (failed, precision.Measurement(0.0, 1.0, 0.0)))
+        assert precision.peak_flops("cpu", "fp32") == 2 * precision.PRODUCT_WIDTHS["cpu"] ** 3
+        precision.peak_flops.cache_clear()
+        patch.setattr(precision, "_remember", lambda *_: (failed,))
+        assert precision.peak_flops("cpu", "fp32") == 0
+    precision.peak_flops.cache_clear()
     monkeypatch.setattr(precision, "_measure_product", lambda *_: pytest.fail("it was measured again"))
     assert precision.peak_flops("cpu", "fp32") == peak
     precision.peak_flops.cache_clear()

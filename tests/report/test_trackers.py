@@ -81,6 +81,15 @@ def test_a_tracker_gets_settings_curves_samples_and_the_end(run: Path) -> None:
     assert texts == [("text", step, "samples/temperature_0.8", "It was a dark night.\n") for step in (20, 40)]
 
 
+def test_samples_of_one_step_have_names_of_their_own(run: Path) -> None:
+    notes = Notes()
+    samples = [Sampled(step, prompt, "", heat, 1) for step in (1, 2) for prompt in "ab" for heat in (0.5, 1.0)]
+    follow(iter([make_started(run), *samples]), TrackerReport(notes))
+    names = [each[1:] for each in calls(notes, "text")]
+    assert len(names) == len({each[:2] for each in names}) == 8
+    assert names[2] == (1, "samples/temperature_0.5_prompt_2", "b")
+
+
 def calls(notes: Notes, kind: str) -> list[tuple[Any, ...]]:
     return [each for each in notes.calls if each[0] == kind]
 

@@ -214,7 +214,8 @@ def push(
     """Send a trained model to the Hugging Face Hub, with a card of what was measured. scriven pull fetches it.
 
     What is sent is what scriven pack packs, without counts unless --with-counts asks for them: no text, no sample, no
-    log, no name of a file or folder of this machine. scriven card prints the card first. Log in with hf auth login.
+    log, no name of a file or folder of this machine. scriven card prints the card first; a later push replaces the card
+    in the repository, too. Log in with hf auth login.
     """
     from scriven.exchange.hub import push_run
 
@@ -255,8 +256,8 @@ def card(
     from scriven.runs import open_run
 
     opened = open_run(run)
-    name = opened.path.resolve().name
-    sys.stdout.write(make_card(opened, opened.checkpoint(checkpoint), name, license, with_counts=with_counts))
+    repo = f"USER/{opened.path.resolve().name}"  # a name for the commands that the card shows
+    sys.stdout.write(make_card(opened, opened.checkpoint(checkpoint), repo, license, with_counts=with_counts))
 
 
 def _show_packed(target: Path, size: int, as_json: bool) -> None:

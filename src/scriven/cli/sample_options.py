@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.field_info import FieldInfo
@@ -10,8 +10,6 @@ from cyclopts.field_info import FieldInfo
 from scriven.cli.common import FilePath, Switch, Whole
 from scriven.settings import SamplingSettings
 
-if TYPE_CHECKING:
-    pass
 ITEMS = 10  # texts of a model of lines, such as names, unless --count says otherwise
 
 

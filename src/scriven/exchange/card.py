@@ -94,10 +94,11 @@ class ModelCard:
         unit = "bytes" if vocabulary.unit == "byte" else "characters"
         parameters = parameter_count(model, vocabulary.size)
         what = f"{model.name}, {parameters:,} parameters" if parameters else model.name
+        version = re.sub(r"[^0-9A-Za-z.+-]", "", str(self.run.origin.get("scriven", "")))
         counts = ", mixed with counts of its training text" if self.with_counts and parameters else ""
         return (
             f"A small language model of {unit}: {what}, {vocabulary.size:,} symbols{counts}. It was made by Scriven "
-            f"{self.run.origin.get('scriven', '')}, which trains recurrent models on a text of one's own."
+            f"{version}, which trains recurrent models on a text of one's own."
         )
 
     def _losses(self) -> str:

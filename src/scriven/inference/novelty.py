@@ -122,9 +122,8 @@ class TrainingIndex:
                 separators += int(np.count_nonzero(before == self.header.separator))
         return place - separators, lines + 1, separators + (self.header.separator is not None)
 
-    def describe(self, place: int) -> str:
+    def describe(self, character: int, line: int, document: int) -> str:
         """Returns where a place is, for people: FILE:LINE if the text was one file, else a line or a document."""
-        character, line, document = self.find(place)
         if self.header.file:
             return f"{self.header.file}:{line}"
         where = f"document {document:,}" if document else f"line {line:,}"
@@ -333,12 +332,13 @@ def _stretch(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, place: int,
     length, there = int(matches[0][place]), int(matches[1][place])
     before = vocabulary.decode(ids[:place])
     boundary = -1 if vocabulary.boundary is None else vocabulary.boundary
+    found = index.find(there)
     return Stretch(
         text=vocabulary.decode(ids[place : place + length]),
         length=length,
         start=int(np.count_nonzero(ids[:place] != boundary)),
         line=before.count("\n") + 1,
         column=len(before) - (before.rfind("\n") + 1) + 1,
-        source=index.describe(there),
-        character=index.find(there)[0],
+        source=index.describe(*found),
+        character=found[0],
     )

@@ -130,25 +130,26 @@ def peak_flops(device: str, precision: str) -> float:
     where = torch.cuda.get_device_name() if device == "cuda" else device
     key = f"{_machine()}, product in {precision} on {where}"
     found = _remember(key, functools.partial(_measure_product, device, precision))
-    seconds = min((each.bf16 if precision == "bf16" else each.fp32) for each in found)
-    return 2 * PRODUCT_WIDTHS[device] ** 3 / seconds if seconds else 0.0
+    measured = [each.bf16 if precision == "bf16" else each.fp32 for each in found]
+    worked = [seconds for seconds in measured if seconds]  # memory may have been short once
+    return 2 * PRODUCT_WIDTHS[device] ** 3 / min(worked) if worked else 0.0
 
 
 def _measure_product(device: str, precision: str) -> Measurement:
     """Measures a product of square matrices in one number format; the other one is not measured, and 0."""
     width, bf16 = PRODUCT_WIDTHS[device], precision == "bf16"
     seconds, begun = list[float](), time.monotonic()
-    with torch_threads(available_cores()), torch.no_grad():
-        x = torch.ones(width, width, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
-        while len(seconds) < FEWEST_ROUNDS or time.monotonic() - begun < PRODUCT_SECONDS:
-            started = time.perf_counter()
-            try:
+    try:
+        with torch_threads(available_cores()), torch.no_grad():
+            x = torch.ones(width, width, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+            while len(seconds) < FEWEST_ROUNDS or time.monotonic() - begun < PRODUCT_SECONDS:
+                started = time.perf_counter()
                 x @ x
-            except RuntimeError:  # oneDNN refuses it
-                return Measurement(time.time(), 0.0, 0.0)
-            if device != "cpu":
-                getattr(torch, device).synchronize()
-            seconds.append(time.perf_counter() - started)
+                if device != "cpu":
+                    getattr(torch, device).synchronize()
+                seconds.append(time.perf_counter() - started)
+    except RuntimeError:  # oneDNN refuses it, or memory is short
+        return Measurement(time.time(), 0.0, 0.0)
     best = min(seconds)
     return Measurement(time.time(), 0.0 if bf16 else best, best if bf16 else 0.0)
 

@@ -16,6 +16,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +87,9 @@ class Tracker(Protocol):
 class TrackerReport:
     """Sends a run to a tracker: by its name, or any object with the methods of `Tracker`.
 
-    It gets the settings when the training starts, a point of each curve about once a second, and all evaluations and
-    samples. Names of files and folders are left out. Raises UsageError if the package of a tracker is not installed.
+    It is for one training. It gets the settings when that starts, a point of each curve about once a second, and all
+    evaluations and samples. Names of files and folders are left out. Raises UsageError if the package of a tracker is
+    not installed.
     """
 
     def __init__(self, tracker: TrackerName | Tracker) -> None:
@@ -98,6 +100,7 @@ class TrackerReport:
         self._thread = threading.Thread(target=self._work, name=f"tracker {self.name}" if named else None, daemon=True)
         self._error = ""
         self._curves = Curves()
+        self._sampled_step, self._samples = -1, Counter[float]()  # how many samples of a step each temperature has
         self._ended = self._left_out = False
 
     def handle(self, event: Event) -> None:
@@ -110,12 +113,19 @@ class TrackerReport:
         for step, values in self._curves.points(event):
             self._put(self._tracker.log_values, step, values)
         if isinstance(event, Sampled):
-            name = f"samples/temperature_{event.temperature:g}"
-            self._put(self._tracker.log_text, event.step, name, event.prompt + event.text)
+            self._put(self._tracker.log_text, event.step, self._name_sample(event), event.prompt + event.text)
         elif isinstance(event, RolledBack):
             self._put(self._tracker.rewind, event.step)
         elif isinstance(event, Finished):
             self._end(completed=event.reason == "budget")
+
+    def _name_sample(self, event: Sampled) -> str:
+        """Returns the name of a sample; those of one step and temperature, after several prompts, are numbered."""
+        if event.step != self._sampled_step:
+            self._sampled_step, self._samples = event.step, Counter()
+        self._samples[event.temperature] += 1
+        number = self._samples[event.temperature]
+        return f"samples/temperature_{event.temperature:g}" + (f"_prompt_{number}" if number > 1 else "")
 
     def close(self) -> None:
         """Waits until the tracker has written everything, for 30 s at most. Raises InputError if it has not."""
