@@ -100,6 +100,8 @@ def check_path(name: str, value: object) -> Path | None:
         return None
     if isinstance(value, str | os.PathLike):
         path = os.fspath(value)
+        if isinstance(path, str) and "\0" in path:
+            raise UsageError(f"{name} {path!r} has a zero character, which no path can have; leave it out")
         if isinstance(path, str) and path:
             return Path(path)
         if path == "":

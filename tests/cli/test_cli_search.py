@@ -116,6 +116,7 @@ def test_the_suffix_of_a_name_ends_it(names: str, capsys: pytest.CaptureFixture[
     ("flags", "said"),
     [
         (["--suffix", "a", "--suffix-file", "b"], "--suffix and --suffix-file both give the text that follows"),
+        (["--suffix", ""], "--suffix is empty"),
         (["--suffix-file", "-"], "--suffix-file '-': name a file"),
         (["--draws", "3"], "--draws is for the text before a suffix"),
         (["--suffix", "a", "--draws", "0"], "--draws 0: give 1 or more"),

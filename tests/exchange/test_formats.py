@@ -66,6 +66,23 @@ def test_what_does_not_go_together_is_refused_in_words_of_python(values: Any, sa
         scriven.export_model(*given, **more)
 
 
+def test_what_cannot_be_written_is_named(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    for to in ("torch", "html", "safetensors"):
+        with pytest.raises(InputError, match=r"cannot write .*file.inside"):
+            scriven.export_model(run, to, tmp_path / "file" / "inside")
+    with pytest.raises(UsageError, match="zero character"):
+        scriven.export_model(run, "torch", "a\0b")
+    monkeypatch.setattr("scriven.exchange.folders.write_flushed", fail_for_space)
+    with pytest.raises(InputError, match=r"cannot write .*new: No space left on device; free some space"):
+        scriven.export_model(run, "torch", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+def fail_for_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_model_that_is_no_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="file"):
         scriven.import_model(None)  # type: ignore[arg-type]

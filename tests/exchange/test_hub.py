@@ -164,6 +164,10 @@ def test_errors_say_the_way_out(command: Command, hub: HubServer, run: Path, mon
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     done = command("pull", "ann/novels")
     assert done.code == 3 and "http://127.0.0.1:1 cannot be reached" in done.err
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", "töken")
+    done = command("pull", "ann/novels")
+    assert done.code == 3 and "check HF_ENDPOINT and HF_TOKEN" in done.err
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 

@@ -238,6 +238,13 @@ def test_an_index_is_kept_and_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(run).novelty("a bad cafe") == expected
     (index.folder / "index.json").write_text("{}")
     assert load(run).novelty("a bad cafe") == expected
+    order.write_bytes(bytes(order.stat().st_size))  # damaged, but of the right size
+    assert load(run).novelty("a bad cafe") == expected
+    order.unlink()
+    (index.folder / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"where diary\.txt is, which Scriven did not make; move it away"):
+        load(run).novelty("a bad cafe")
+    assert (index.folder / "diary.txt").read_text() == "mine"
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from conftest import Command
 from fake_run import PER_STEP, make_evaluated, make_started, make_stepped, training
 from random_run import make_random_run
 from scriven.errors import UsageError
-from scriven.events import Event, RolledBack
+from scriven.events import Event, RolledBack, Sampled
 from scriven.loss import Loss
 from scriven.report import consume, trackers
 from scriven.report.trackers import Curves, TrackedRun, TrackerReport, make_tracker

@@ -215,6 +215,8 @@ def _refused_value(name: str, value: str, kind: object) -> str:
     """Explains why an option refuses a value, by the type of its parameter."""
     if kind is bool:
         return f"{name} takes no value; drop {value}"
+    if get_origin(kind) in {list, tuple} and get_args(kind):  # one of several
+        kind = get_args(kind)[0]
     kinds = [each for each in get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
     words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
     words += [NUMBERS[each] for each in kinds if each in NUMBERS]

@@ -83,7 +83,7 @@ def sample(
     *,
     prompt: Prompt = "",
     prompt_file: PromptFile = None,
-    suffix: Suffix = "",
+    suffix: Suffix = None,
     suffix_file: SuffixFile = None,
     draws: Draws = None,
     length: Length = None,
@@ -172,7 +172,7 @@ def sample(
     writing["until_end"] = (lines if interactive else model.ends_texts) if until_end is None else until_end
     prompt, suffix = (
         _prompt(model, prompt, prompt_file, choices),
-        suffix if suffix_file is None else _prompt(model, "", suffix_file, choices),
+        suffix or "" if suffix_file is None else _prompt(model, "", suffix_file, choices, "--suffix-file"),
     )
     if files.given:
         count = 1
@@ -323,10 +323,12 @@ def _write_middles(model: Model, writing: dict[str, Any], count: int, *, copied:
     put_texts(model, find_middles(model, asked, count), asked, copied=copied, as_json=as_json)
 
 
-def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
+def _prompt(
+    model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None], flag: str = "--prompt-file"
+) -> str:
     """Returns the text to continue, from a file if one is named, or from standard input if the prompt is `-`.
 
-    `choices` say how to read it. A byte order mark at its start is dropped, with a note.
+    `choices` say how to read it, and `flag` named the file. A byte order mark at its start is dropped, with a note.
     """
     from scriven.corpus.decoding import ReadCounts, decode_source
     from scriven.corpus.encodings import drop_marks
@@ -337,7 +339,7 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
         return _note_marks("".join(drop_marks([prompt], tally.add_mark)), tally)
     sources = find(["-" if file is None else file]).sources
     if len(sources) > 1:
-        raise UsageError(f"--prompt-file {file}: these are {len(sources):,} files; name one")
+        raise UsageError(f"{flag} {file}: these are {len(sources):,} files; name one")
     return _note_marks("".join(decode_source(sources[0], reading_settings(model, choices), tally)), tally)
 
 

@@ -27,7 +27,7 @@ Beam = Annotated[
     ),
 ]
 Suffix = Annotated[
-    str,
+    str | None,
     Parameter(
         help="text that follows: write what stands between the prompt and this, --length characters at most (60 "
         "unless given). For a model of documents, it ends the document, unless --no-until-end is given"
@@ -47,7 +47,7 @@ WITHOUT_SUFFIX = ("--stop", "--interactive", "--choose", "--novelty", "--state",
 class SuffixFlags(NamedTuple):
     """What the flags give for the text that follows."""
 
-    suffix: str
+    suffix: str | None
     file: str | None
     draws: int | None
 
@@ -58,8 +58,10 @@ def check_searches(after: SuffixFlags, beam: int | None, count: int | None, give
     _check_beam(beam, count, given)
 
 
-def _check_suffix(suffix: str, file: str | None, draws: int | None, given: Mapping[str, bool]) -> None:
+def _check_suffix(suffix: str | None, file: str | None, draws: int | None, given: Mapping[str, bool]) -> None:
     """Raises UsageError if flags contradict each other, or do nothing without a suffix."""
+    if suffix == "":
+        raise UsageError("--suffix is empty, perhaps from an unset variable; give the text that follows, or drop it")
     if suffix and file is not None:
         raise UsageError("--suffix and --suffix-file both give the text that follows; drop one")
     if file in ("", "-"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +60,9 @@ def write_torch(model: ExportedModel, folder: Path) -> float:
     with needing_torch("scriven export --to torch"):
         import torch  # noqa: PLC0415 - other exports do not need it
     with create_folder(folder) as work:
-        torch.save({name: torch.from_numpy(each) for name, each in model.weights.items()}, work / TORCH_FILE)
-        flush_file(work / TORCH_FILE)
+        data = io.BytesIO()  # a full disk is then an OSError
+        torch.save({name: torch.from_numpy(each) for name, each in model.weights.items()}, data)
+        write_flushed(work / TORCH_FILE, data.getbuffer())
         write_flushed(work / LOADER_FILE, loader_source().encode())
         _write_description(model, work)
         return model.largest_difference(_computed_by_loader(work))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from scriven.arguments import check_choice, check_path
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 from scriven.exchange.exported import ExportedModel, read_exported
 from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
 from scriven.exchange.foreign import find_symbols, write_imported
@@ -71,10 +73,11 @@ def export_model(
     model = read_exported(str(check_path("run", run) or ""), which)
     target = target or Path(model.run.path.resolve().name + _ending(to, precision))
     step = model.checkpoint.step
-    if to == "html":
-        page = write_html(model, target, with_counts=with_counts)
-        return Export(target, to, step, tuple(page.notes if with_counts else model.notes))
-    return Export(target, to, step, tuple(model.notes), _write(model, to, target, precision))
+    with _naming(target):
+        if to == "html":
+            page = write_html(model, target, with_counts=with_counts)
+            return Export(target, to, step, tuple(page.notes if with_counts else model.notes))
+        return Export(target, to, step, tuple(model.notes), _write(model, to, target, precision))
 
 
 def import_model(
@@ -105,8 +108,20 @@ def import_model(
     if activation != "tanh" and model.cell != "rnn":
         raise UsageError(f"--activation is for an nn.RNN of torch, and {path} has a model of {model.cell}; drop it")
     symbols = find_symbols(model, listed, trained, lowercase=lowercase)
-    run = write_imported(model, symbols, folder, lowercase=lowercase)
+    with _naming(folder):
+        run = write_imported(model, symbols, folder, lowercase=lowercase)
     return Import(run.path, model.program, run.settings.model.name, model.window)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """In this context, an error of the system is an InputError that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror or error}; free some space, or choose another place with --output"
+        ) from None
 
 
 def _ending(to: Format, precision: Numbers) -> str:

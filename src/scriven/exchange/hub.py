@@ -155,5 +155,8 @@ def _explain_errors(repo: str) -> Iterator[None]:
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, RuntimeError) as error:
         why = shorten(" ".join(str(error.__cause__ or error).split()))
         raise InputError(f"{place} cannot be reached, or broke off: {why}; check the network") from None
-    except ValueError as error:  # the hub reads the card's metadata
-        raise UsageError(f"{place} refuses {repo}: {shorten(' '.join(str(error).split()))}; see --license") from None
+    except ValueError as error:
+        why = shorten(" ".join(str(error).split()))
+        if "license" in why.lower():  # the hub reads the card's metadata
+            raise UsageError(f"{place} refuses {repo}: {why}; see --license") from None
+        raise InputError(f"{place} did not answer as a hub does ({why}); check HF_ENDPOINT and HF_TOKEN") from None

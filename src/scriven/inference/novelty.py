@@ -8,10 +8,13 @@ corpus's list of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +35,14 @@ from scriven.vocabulary import Vocabulary
 
 FORMAT = 1
 HEADER_FILE, TEXT_FILE = "index.json", "text.ids"
+OWN_FILES = re.compile(r"index\.json|text\.ids|order-\d{12}\.places")
 BLOCK = 1 << 26  # ids whose suffixes are sorted at once: 5 bytes of memory for each, and some more
 PLAIN_BLOCK = 1 << 22  # the same for numpy, which needs 50 bytes for each
 OVERLAP = 1 << 16  # ids of the next block that a block has, too: longer stretches may be found as shorter ones
 SHOWN_LENGTHS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # of stretches whose novel share is shown
 COUNTED_AT_ONCE = 1 << 24  # ids
 PLACES_AT_ONCE = 1 << 20  # of suffixes that are written
+CHECKED_AT_ONCE = 1 << 24  # bytes
 
 Progress = Callable[[int, int | None], None]
 
@@ -56,6 +61,7 @@ class IndexHeader(Frozen):
     unseen: tuple[Whole, ...]
     block: Whole
     file: str
+    crc32: dict[str, Whole]  # of each file, by its name
 
     @property
     def kind(self) -> np.dtype[np.unsignedinteger]:
@@ -68,14 +74,23 @@ class IndexHeader(Frozen):
         return range(0, self.size, max(1, self.block))
 
     def is_whole(self, folder: Path) -> bool:
-        """Whether a folder has all files, of the right sizes."""
+        """Whether a folder has all files, of the right sizes and with the right checksums."""
         wanted = {TEXT_FILE: self.size * self.kind.itemsize}
         wanted |= {_order_file(first): 4 * min(self.block, self.size - first) for first in self.starts}
-        return all((folder / name).is_file() and (folder / name).stat().st_size == wanted[name] for name in wanted)
+        sized = all((folder / name).is_file() and (folder / name).stat().st_size == wanted[name] for name in wanted)
+        return sized and all(_checksum(folder / name) == self.crc32.get(name) for name in wanted)
 
 
 def _order_file(first: int) -> str:
     return f"order-{first:012}.places"
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while piece := file.read(CHECKED_AT_ONCE):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 class TrainingIndex:
@@ -188,6 +203,7 @@ def _read_header(folder: Path) -> IndexHeader | None:
 
 
 def _build_index(corpus: Corpus, folder: Path, progress: Progress) -> TrainingIndex:
+    _check_own(folder)
     try:
         with staging_folder(folder.parent) as work:
             _write_index(corpus, work, progress)
@@ -204,6 +220,18 @@ def _build_index(corpus: Corpus, folder: Path, progress: Progress) -> TrainingIn
     return found
 
 
+def _check_own(folder: Path) -> None:
+    """Raises InputError if a folder that a new index would replace is a link, or has files of others."""
+    others = [folder.name] if folder.is_symlink() else []
+    if folder.is_dir() and not others:
+        others = [path.name for path in folder.iterdir() if not OWN_FILES.fullmatch(path.name)]
+    if others:
+        raise InputError(
+            f"the index of the training text belongs in {folder}, where {others[0]} is, which Scriven did not make; "
+            "move it away"
+        )
+
+
 def _write_index(corpus: Corpus, work: Path, progress: Progress) -> None:
     """Writes the files of an index into an empty folder, the header last."""
     vocabulary, part, settings = corpus.vocabulary, corpus.training, corpus.settings
@@ -217,19 +245,28 @@ def _write_index(corpus: Corpus, work: Path, progress: Progress) -> None:
         unseen=corpus.header.unseen,
         block=BLOCK if usable() else PLAIN_BLOCK,
         file=corpus.texts[0] if one_file and corpus.texts[0] != "-" else "",
+        crc32={},
     )
-    with (work / TEXT_FILE).open("wb") as file:
-        for chunk in _training_ids(corpus):
-            file.write(_number_unseen(chunk, vocabulary, header.unseen).astype(header.kind).tobytes())
-    flush_file(work / TEXT_FILE)
+    ids = (_number_unseen(chunk, vocabulary, header.unseen).astype(header.kind) for chunk in _training_ids(corpus))
+    checksums = {TEXT_FILE: _write_arrays(work / TEXT_FILE, ids)}
     for first in header.starts:
         progress(first, size)
-        with (work / _order_file(first)).open("wb") as file:
-            for places in _sort_block(work, header, first):
-                file.write(places.tobytes())
-        flush_file(work / _order_file(first))
-    write_json(work / HEADER_FILE, header)
+        name = _order_file(first)
+        checksums[name] = _write_arrays(work / name, _sort_block(work, header, first))
+    write_json(work / HEADER_FILE, header.model_copy(update={"crc32": checksums}))
     progress(size, size)
+
+
+def _write_arrays(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> int:
+    """Writes arrays one after the other to a file, and returns the checksum of all."""
+    checksum = 0
+    with path.open("wb") as file:
+        for each in arrays:
+            data = each.tobytes()
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
+    flush_file(path)
+    return checksum
 
 
 def _training_ids(corpus: Corpus) -> Iterator[Ids]:
