@@ -372,6 +372,33 @@ class SlowReads:
         return slow
 
 
+def test_a_text_is_written_while_two_callers_always_have_another_function_ready() -> None:
+    """Each function queues the next of its own, as two searches do whose requests' thread is quick."""
+    model = model_of(WAYS[-1])
+    called: list[int] = []  # what was written before each function
+
+    async def use(server: ServerState, served: ServedModel) -> None:
+        reader = served.engine
+
+        def again() -> None:
+            called.append(reader.written)
+            if reader.written < 300 and len(called) < 10_000:
+                reader.call(again)
+
+        other = Job(model.read_ids("a"), served.start, (line(model, 0, 300),))
+        async with RequestHandle(server, served, [other]) as work:
+            for _ in range(2):
+                reader.call(again)
+            done = False
+            while not done:
+                done = any(news.generation == 0 and news.done for news in await work.updates())
+
+    serve(model, replace(LIMITS, seconds=DEADLINE), use)
+    assert len(called) < 10_000  # a turn runs one function, and writes a block of the text
+    meanwhile = [written for written in called if 0 < written < 300]
+    assert len(meanwhile) > 2 and meanwhile == sorted(set(meanwhile))
+
+
 def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
     model = model_of(WAYS[-1])
 

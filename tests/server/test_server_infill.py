@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 from test_server_completions import ask, events, post_refused
+from test_server_engine import WAYS, line, model_of, run_jobs, serve
 
 from live_server import serving
 from scriven.rules import Rule
+from scriven.server.infill import Infilling
+from scriven.server.jobs import Job
 from scriven.server.limits import LIMITS
+from scriven.server.requests import validate_body
+from scriven.server.shared import ServedModel, ServerState
+from scriven.server.writing_requests import CompletionBody
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}
@@ -80,6 +89,43 @@ def test_other_texts_are_written_meanwhile(client: httpx.Client) -> None:
     assert ask(client, prompt="a", max_tokens=50, seed=1)["choices"] == expected
     search.join()
     assert found[0]["choices"][0]["finish_reason"] == "stop"
+
+
+def infilling(server: ServerState, **body: Any) -> Infilling:
+    return Infilling.of(server, validate_body(CompletionBody, {**BOTH, **body}))
+
+
+def test_a_text_is_whole_long_before_two_searches_are() -> None:
+    model, ended = model_of(WAYS[-1]), list[str]()
+
+    async def search(server: ServerState, seed: int) -> int:
+        asked = infilling(server, max_tokens=60, draws=200, seed=seed)
+        symbols = sum([count async for _, count in asked.choices()])
+        ended.append("search")
+        return symbols
+
+    async def write(server: ServerState, served: ServedModel) -> int:
+        told = await run_jobs(server, served, [Job(model.read_ids("ab"), served.start, (line(model, 0, 20),))])
+        ended.append("text")
+        return sum(news.symbols for news in told)
+
+    async def use(server: ServerState, served: ServedModel) -> None:
+        written = await asyncio.gather(search(server, 1), search(server, 2), write(server, served))
+        assert ended == ["text", "search", "search"]  # each search takes many more turns than the text
+        assert (served.engine.read, served.engine.written) == (2 * len("a bad") + len("ab"), sum(written))
+
+    serve(model, LIMITS, use)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_search_compiles_its_rule_once(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use(server: ServerState, served: ServedModel) -> str:
+        asked = infilling(server, guided_regex="[a-d]{2,5}", temperature=temperature, seed=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(Rule, "compile", Mock(side_effect=AssertionError))
+            return "".join([choice["text"] async for choice, _ in asked.choices()])
+
+    assert re.fullmatch("[a-d]{2,5}", serve(model_of(WAYS[-1]), LIMITS, use))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ draws, and the likeliest middle is chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from scriven.arguments import check_whole
 from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
-from scriven.inference.context import Context
+from scriven.inference.context import Context, side_by_side
 from scriven.inference.generation import GenerationOptions, StreamDecoder, begin_rule, check_rule, make_decoder
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import DRAWS, WIDEST
@@ -34,6 +34,7 @@ BEAM = 16  # texts that a beam keeps, unless a number is given
 MIDDLE = 60  # symbols of a middle at most, unless a length is given
 AFTER = 128  # symbols that are read of what follows; what comes later hardly depends on the middle
 READ_AT_ONCE = 8  # of them, after which rows that will not be chosen are given up
+ROWS_AT_ONCE = 128  # rows after which these are read in one step of a search
 GIVEN_UP = 16.0  # nats behind the best row so far: e^-16 of its probability
 
 
@@ -87,11 +88,13 @@ class _BeamLine:
 class _Beam:
     """The likeliest texts of one length that have not ended, after a context of one row, the likeliest first."""
 
-    def __init__(self, predictor: Predictor, context: Context, options: BeamOptions) -> None:
-        """Raises UsageError as `find_likeliest` does."""
+    def __init__(
+        self, predictor: Predictor, context: Context, options: BeamOptions, place: RulePlace | None = None
+    ) -> None:
+        """The texts begin at a `place` in the rule if it is compiled already. Raises as `find_likeliest` does."""
         pen = make_decoder(predictor.vocabulary, options.stop, until_end=options.until_end)
         pen.obeys = options.rule is not None
-        rule = begin_rule(options.rule, predictor.vocabulary, options.until_end, options.length)
+        rule = place or begin_rule(options.rule, predictor.vocabulary, options.until_end, options.length)
         self.lines = [_BeamLine(0.0, "", pen, rule)]
         self.context = context  # with a row for each line
         self._predictor, self._width = predictor, options.width
@@ -218,12 +221,19 @@ class _DrawnRows:
     """Middles that are drawn. A row whose document or rule has ended is dropped."""
 
     def __init__(
-        self, predictor: Predictor, before: Context, options: MiddleOptions, random: np.random.Generator
+        self,
+        predictor: Predictor,
+        before: Context,
+        options: MiddleOptions,
+        random: np.random.Generator,
+        place: RulePlace | None,
     ) -> None:
         self._predictor, self._random, self._count = predictor, random, options.draws
         self._settings = options.writing.sampling
-        lines = [options.writing.begin(predictor.vocabulary, random) for _ in range(options.draws)]
-        self._rules, self._pasts = [line.rule for line in lines], [line.past for line in lines]
+        writing = options.writing if place is None else replace(options.writing, rule=None)
+        line = writing.begin(predictor.vocabulary, random)
+        self._rules = [place or line.rule] * options.draws
+        self._pasts = [line.past and line.past.copy() for _ in range(options.draws)]
         self._end = predictor.vocabulary.boundary if options.writing.until_end else None
         self._rows = np.arange(options.draws)  # that are left
         self._drawn: list[Ids] = []  # for each place, the ids (draws,); those of dropped rows mean nothing
@@ -259,8 +269,8 @@ class _DrawnRows:
 class _BeamRows:
     """Middles of a beam."""
 
-    def __init__(self, predictor: Predictor, before: Context, options: MiddleOptions) -> None:
-        self._beam = _Beam(predictor, before, options.beam)
+    def __init__(self, predictor: Predictor, before: Context, options: MiddleOptions, place: RulePlace | None) -> None:
+        self._beam = _Beam(predictor, before, options.beam, place)
         self._lines = [self._beam.lines]  # for each length
 
     @property
@@ -292,7 +302,7 @@ def _may_end(rule: RulePlace | None) -> bool:
 
 
 class MiddleSearch:
-    """A search for the middle between what one row has read and ids that follow. It advances length by length."""
+    """A search for the middle between what one row has read and ids that follow. It advances in short steps."""
 
     def __init__(
         self,
@@ -301,8 +311,12 @@ class MiddleSearch:
         after: Ids,
         options: MiddleOptions,
         random: np.random.Generator,
+        *,
+        place: RulePlace | None = None,
     ) -> None:
         """Ids `after` (T,) follow the middle; the first AFTER of them are read.
+
+        If the rule of the options is compiled already, `place` is where a text begins in it.
 
         Raises UsageError without any, and as `GenerationOptions.begin` does.
         """
@@ -311,35 +325,49 @@ class MiddleSearch:
         self._predictor, self._after, self._random = predictor, after[:AFTER], random
         self._left = check_whole("length", options.writing.length, 0, "")
         self._rows: _Rows = (
-            _DrawnRows(predictor, before, options, random)
+            _DrawnRows(predictor, before, options, random, place)
             if options.writing.sampling.temperature
-            else _BeamRows(predictor, before, options)
+            else _BeamRows(predictor, before, options, place)
         )
         self._length = 0
         self._best = np.full(-(-len(self._after) // READ_AT_ONCE), math.inf)  # after each piece of what follows
         self._nats, self._lengths, self._numbers = np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64)
+        self._steps = self._search()
 
     def advance(self) -> bool:
-        """Reads what follows after all middles of a length, and makes them longer. Returns False at the end."""
-        rows = self._rows.complete()
-        if len(rows):
-            nats, kept = self._read(self._rows.context.rows(rows.tolist()), self._rows.nats()[rows])
-            self._nats = np.concatenate((self._nats, nats))
-            self._numbers = np.concatenate((self._numbers, self._rows.numbers()[rows[kept]]))
-            self._lengths = np.concatenate((self._lengths, np.full(len(nats), self._length)))
-        if not self._left or self._rows.nats().min() > self._best[-1] + GIVEN_UP:
-            return False
-        self._left -= 1
-        self._length += 1
-        return self._rows.extend()
+        """Reads a piece of what follows after some of the middles, or makes all longer. Returns False at the end."""
+        return next(self._steps, False)
 
-    def _read(self, context: Context, nats: Float64s) -> tuple[Float64s, Ids]:
+    def _search(self) -> Generator[bool]:
+        """Reads what follows after all middles of each length. Yields True after each step."""
+        going = True
+        while going:
+            rows = self._rows.complete()
+            if len(rows):
+                nats, kept = yield from self._read(self._rows.context.rows(rows.tolist()), self._rows.nats()[rows])
+                self._nats = np.concatenate((self._nats, nats))
+                self._numbers = np.concatenate((self._numbers, self._rows.numbers()[rows[kept]]))
+                self._lengths = np.concatenate((self._lengths, np.full(len(nats), self._length)))
+            if not self._left or self._rows.nats().min() > self._best[-1] + GIVEN_UP:
+                return
+            self._left -= 1
+            self._length += 1
+            going = self._rows.extend()
+            yield True
+
+    def _read(self, context: Context, nats: Float64s) -> Generator[bool, None, tuple[Float64s, Ids]]:
         """Reads what follows after rows that begin with nats (N,). Returns the nats (n,) of those rows (n,) kept."""
         rows = np.arange(len(nats))
         for piece in range(len(self._best)):
             ids = self._after[piece * READ_AT_ONCE : (piece + 1) * READ_AT_ONCE]
-            costs, _, context = read_rows(self._predictor, np.repeat(ids[:, None], len(rows), 1), context)
-            nats = nats + costs.sum(0)
+            costs, contexts = [], []
+            for begin in range(0, len(rows), ROWS_AT_ONCE):
+                some = range(begin, min(begin + ROWS_AT_ONCE, len(rows)))
+                each, _, after = read_rows(self._predictor, np.repeat(ids[:, None], len(some), 1), context.rows(some))
+                costs.append(each.sum(0))
+                contexts.append(after)
+                yield True
+            nats, context = nats + np.concatenate(costs), side_by_side(contexts)
             _check_numbers(nats)
             self._best[piece] = min(self._best[piece], nats.min())
             kept = np.flatnonzero(nats <= self._best[piece] + GIVEN_UP)

@@ -200,7 +200,7 @@ class CompletionRequest:
         self._received: float | None = time.monotonic()  # None once a symbol was generated
         self.prompts = list(self._prompts())
         self._check()
-        self._rule, self._bias = self._begin_rule(), self._read_bias()
+        self.rule, self._bias = self._begin_rule(), self._read_bias()
         self._training = self._find_training() if self.body.novel else None
         if body.state and any(prompt.begins for prompt in self.prompts):
             raise ApiError(
@@ -359,7 +359,7 @@ class CompletionRequest:
 
     def _find_training(self) -> Followers:
         """Returns the index of the training text. Raises ApiError, 400, if there is none yet, and with a rule."""
-        if self._rule is not None:
+        if self.rule is not None:
             raise ApiError(400, "novel: a rule might be broken; send only one of them", "novel", "invalid_value")
         index = None
         with suppress(ScrivenError):  # of a model without a run, or with a damaged one
@@ -377,7 +377,7 @@ class CompletionRequest:
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
             pen = model.pen(body.stops, self._until_end)
             past = begin_past(choices, self._bias, self._training)
-            yield Generation(random, choices, body.length, pen, body.save_state, rule=self._rule, past=past)
+            yield Generation(random, choices, body.length, pen, body.save_state, rule=self.rule, past=past)
 
 
 @dataclass

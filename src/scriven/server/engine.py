@@ -1,10 +1,10 @@
 """Continuous batching: one thread owns a model, and all requests are rows of what it reads and generates.
 
-In each turn the thread handles the calls of other threads, reads a bounded piece of the prompts, generates a block of
-every text, and then sends all updates at once. So requests join and leave between two blocks, and a long prompt does
-not hold up the texts that are being generated. Requests share the rows fairly: a generation of a request that has more
-than its share is paused and continues later. A text depends only on its own request; see
-`scriven.inference.generation` and `scriven.server.prefill`.
+In each turn the thread handles the calls of other threads, runs at most one of their functions, reads a bounded piece
+of the prompts, generates a block of every text, and then sends all updates at once. So requests join and leave between
+two blocks, and neither a long prompt nor a search holds up the texts that are being generated. Requests share the rows
+fairly: a generation of a request that has more than its share is paused and continues later. A text depends only on its
+own request; see `scriven.inference.generation` and `scriven.server.prefill`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from itertools import groupby, islice
@@ -49,6 +50,7 @@ class Engine:
         self.written = self.read = 0  # symbols since the start
         self._predictor = predictor
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # for the engine's thread
+        self._functions: deque[Callable[[], None]] = deque()  # of `call`, one for each turn
         self._lock = threading.Lock()
         self._requests: dict[PendingRequest, None] = {}  # those not done, in order of arrival
         self._updates: list[tuple[PendingRequest, JobUpdate]] = []
@@ -109,7 +111,7 @@ class Engine:
             self._calls.put(lambda: self._requests.update({request: None}))
 
     def call(self, function: Callable[[], Value]) -> Future[Value]:
-        """Runs a function in the engine's thread, between two turns.
+        """Runs a function in the engine's thread, at the start of a turn, and no other in that turn.
 
         Raises ApiError, 503, if the engine is retired.
         """
@@ -125,7 +127,7 @@ class Engine:
         with self._lock:
             if self._retired:
                 raise _retired_error()
-            self._calls.put(run)
+            self._calls.put(lambda: self._functions.append(run))
         return future
 
     def cancel(self, request: PendingRequest) -> None:
@@ -141,6 +143,8 @@ class Engine:
     @np.errstate(over="ignore", invalid="ignore")  # a request whose numbers overflow gets an error
     def _run(self) -> None:
         while self._handle_calls():
+            if self._functions:
+                self._functions.popleft()()  # only one: whoever waits for it may have another ready by now
             try:
                 self._assign_rows()
                 self._prefill()
@@ -155,7 +159,7 @@ class Engine:
     def _handle_calls(self) -> bool:
         """Handles the calls of other threads, and waits for one if there is no work. False if the thread shall stop."""
         while True:
-            idle = not (self._requests or self._updates)
+            idle = not (self._requests or self._updates or self._functions)
             if idle and self._last_requests:
                 return False
             try:

@@ -19,6 +19,7 @@ from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import GenerationOptions
 from scriven.inference.search import Middle, MiddleOptions, MiddleSearch
 from scriven.server.completions import EVENTS, CompletionRequest, respond
+from scriven.server.engine import SYMBOLS_PER_PIECE
 from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_text, overflow, run_apart, timed_out
 from scriven.server.shared import (
     DisconnectAwareResponse,
@@ -31,8 +32,6 @@ from scriven.server.writing_requests import CompletionBody
 from scriven.session import first_seed
 from scriven.settings import SamplingFilters
 
-PROMPT_AT_ONCE = 4096  # symbols of a prompt that are read in one turn of the engine
-
 Value = TypeVar("Value")
 
 
@@ -41,14 +40,14 @@ async def completions(request: Request) -> Response:
     body = await parse_request(request, CompletionBody)
     if not body.suffix:
         return await respond(request, body)
-    search = await run_apart(LONG_ANSWER, partial(_Infilling.of, server_of(request), body))
+    search = await run_apart(LONG_ANSWER, partial(Infilling.of, server_of(request), body))
     if body.stream:
         return DisconnectAwareResponse(_events(search), EVENTS)
     return answer(await run_unless_disconnected(request, _whole(search)))
 
 
 @dataclass
-class _Infilling:
+class Infilling:
     """The middles that a request asks for, which are found one after another."""
 
     completion: CompletionRequest
@@ -57,7 +56,7 @@ class _Infilling:
     _until: float = 0.0  # when it has taken too long
 
     @classmethod
-    def of(cls, server: ServerState, body: CompletionBody) -> _Infilling:
+    def of(cls, server: ServerState, body: CompletionBody) -> Infilling:
         """Returns what a request asks for. Raises ApiError if something in it is not possible."""
         served = server.model_named(body.model)
         context, characters = server.context(served, body.state)
@@ -105,23 +104,36 @@ class _Infilling:
 
     async def _read(self, ids: Ids) -> Context:
         """Returns the context after a prompt."""
-        context, predictor = self.completion.context, self.completion.served.model.predictor
-        for begin in range(0, len(ids), PROMPT_AT_ONCE):
-            context = await self._turn(partial(predictor.read, context, ids[begin : begin + PROMPT_AT_ONCE, None]))
+        context = self.completion.context
+        for begin in range(0, len(ids), SYMBOLS_PER_PIECE):
+            context = await self._turn(partial(self._read_piece, context, ids[begin : begin + SYMBOLS_PER_PIECE]))
+        return context
+
+    def _read_piece(self, context: Context, ids: Ids) -> Context:
+        """Returns the context after a piece of a prompt, and counts it. Runs in the engine's thread."""
+        served = self.completion.served
+        context = served.model.predictor.read(context, ids[:, None])
+        served.engine.read += len(ids)
         return context
 
     async def _find(self, context: Context, random: np.random.Generator) -> Middle:
         """Returns a middle after a context."""
-        predictor = self.completion.served.model.predictor
-        search = await self._turn(lambda: MiddleSearch(predictor, context, self.after, self.options, random))
+        predictor, place = self.completion.served.model.predictor, self.completion.rule
+        search = await self._turn(
+            lambda: MiddleSearch(predictor, context, self.after, self.options, random, place=place)
+        )
         while await self._turn(search.advance):
             pass
-        found = await self._turn(search.choose)
+        return await self._turn(partial(self._choose, search))
+
+    def _choose(self, search: MiddleSearch) -> Middle:
+        """Returns the middle that a search found, and counts it. Runs in the engine's thread."""
+        found = search.choose()
         self.completion.served.engine.written += found.symbols
         return found
 
     async def _turn(self, function: Callable[[], Value]) -> Value:
-        """Runs a function in the engine's thread, between two turns of others. Raises ApiError."""
+        """Runs a function in the engine's thread, at the start of a turn. Raises ApiError."""
         if time.monotonic() > self._until:
             raise timed_out(self.completion.server.limits.seconds)
         try:
@@ -130,21 +142,21 @@ class _Infilling:
             raise overflow() from None
 
 
-async def _whole(search: _Infilling) -> dict[str, Any]:
+async def _whole(search: Infilling) -> dict[str, Any]:
     """The answer in one piece."""
     found = [each async for each in search.choices()]
     usage = _usage(search, sum(symbols for _, symbols in found))
     return search.completion.response([choice for choice, _ in found], usage)
 
 
-def _usage(search: _Infilling, written: int) -> dict[str, int]:
+def _usage(search: Infilling, written: int) -> dict[str, int]:
     """How many symbols have been read, of prompts and the suffix, and written."""
     prompts = search.completion.prompts
     read = sum(len(each.ids) for each in prompts) + len(prompts) * len(search.after)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-async def _events(search: _Infilling) -> AsyncGenerator[bytes]:
+async def _events(search: Infilling) -> AsyncGenerator[bytes]:
     """The answer as server-sent events: one for each choice, which is whole."""
     response, wanted, written = search.completion.response, search.completion.body.stream_options.include_usage, 0
     try:
