@@ -34,7 +34,7 @@ BEAM = 16  # texts that a beam keeps, unless a number is given
 MIDDLE = 60  # symbols of a middle at most, unless a length is given
 AFTER = 128  # symbols that are read of what follows; what comes later hardly depends on the middle
 READ_AT_ONCE = 8  # of them, after which rows that will not be chosen are given up
-ROWS_AT_ONCE = 128  # rows after which these are read in one step of a search
+ROWS_AT_ONCE = 256  # rows after which these are read in one step of a search
 GIVEN_UP = 16.0  # nats behind the best row so far: e^-16 of its probability
 
 
