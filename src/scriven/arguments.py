@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from scriven.errors import InputError, UsageError, close_names, did_you_mean, join_names
 
@@ -17,6 +17,9 @@ Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # of functions, by flag
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
+ExportFormat = Literal["torch", "onnx", "transformers", "safetensors", "html"]
+ExportNumbers = Literal["fp32", "int8"]  # number formats of an ONNX file
+RnnActivation = Literal["tanh", "relu"]
 GUESS_SAMPLES = 10_000  # texts that are written to estimate guess numbers, unless a number is given
 PROOFREAD_GAIN = 15.0  # bits that a suggestion gains at least, unless a number is given
 EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from scriven.arguments import ExportFormat, ExportNumbers, RnnActivation
 from scriven.cli.common import Json, Mixing, Output, RunFolder, Switch, Which, note, path_given, put_json, put_path
 from scriven.errors import UsageError
 
 To = Annotated[
-    Literal["torch", "onnx", "transformers", "safetensors", "html"],
+    ExportFormat,
     Parameter(
         name="--to",
         help="torch: a folder with a state dict for torch's own modules, and a Python file that loads it without "
@@ -23,7 +24,7 @@ To = Annotated[
     ),
 ]
 Numbers = Annotated[
-    Literal["fp32", "int8"],
+    ExportNumbers,
     Parameter(
         name="--precision",
         help="onnx: number format of the matrices in the file. int8 takes about a quarter of the bytes; it is computed "
@@ -97,7 +98,7 @@ def import_model(
     vocabulary: Annotated[Path | None, Parameter(converter=path_given)] = None,
     text: Annotated[Path | None, Parameter(converter=path_given)] = None,
     lowercase: Switch = False,
-    activation: Literal["tanh", "relu"] = "tanh",
+    activation: RnnActivation = "tanh",
     as_json: Json = False,
 ) -> None:
     """Make a run of a model that another program trained, which then writes, scores and serves as any run does.

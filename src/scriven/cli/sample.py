@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from scriven.session import Model, Session
 
 DEFAULTS = SamplingSettings()
+WITHOUT_STATE = ("--count", "--json", "--novelty", "--choose")
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 
@@ -130,9 +131,6 @@ def sample(
     rules = {"regex": regex, "allow": allow, "forbid": forbid, "contains": contains, "acrostic": acrostic}
     rule = _rule(rules | {"rhyme": rhyme, "json_schema": json_schema}, stop, sampling.novel)
     files = StateFiles(state, save_state)
-    files.check(
-        {"--count": count is not None and count > 1, "--json": as_json, "--novelty": novelty, "--choose": choose}
-    )
     given = {
         "--json": as_json,
         "--interactive": interactive,
@@ -152,6 +150,7 @@ def sample(
         "--draws": draws is not None,
         **{"--" + name.replace("_", "-"): True for name in sorted(sampling.model_fields_set)},
     }
+    files.check(given)
     check_searches(SuffixFlags(suffix, suffix_file, draws), beam, count, given)
     if choose:
         check_choosing(given | {"--copied": copied})
@@ -225,9 +224,9 @@ class StateFiles:
         """Whether there is one."""
         return bool(self.before or self.after)
 
-    def check(self, unused: Mapping[str, bool]) -> None:
+    def check(self, given: Mapping[str, bool]) -> None:
         """Raises UsageError with flags that are about several texts, and InputError if a file would be lost."""
-        flags = [flag for flag, given in unused.items() if given]
+        flags = [flag for flag in WITHOUT_STATE if given[flag]]
         if self.given and flags:
             raise UsageError(f"{flags[0]}: a state is one text's, continued or saved as it is shown; drop one of them")
         if self.after is not None and not self.after.parent.is_dir():

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from scriven.arguments import check_choice, check_path
+from scriven.arguments import ExportFormat, ExportNumbers, RnnActivation, check_choice, check_path
 from scriven.errors import InputError, UsageError
 from scriven.exchange.exported import ExportedModel, read_exported
 from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
@@ -19,9 +19,6 @@ from scriven.exchange.html_page import write_html
 from scriven.exchange.onnx_graph import write_onnx
 from scriven.runs.folder import RUNS, Which
 
-Format = Literal["torch", "onnx", "transformers", "safetensors", "html"]
-Numbers = Literal["fp32", "int8"]
-Activation = Literal["tanh", "relu"]
 AnyPath = str | os.PathLike[str]
 
 
@@ -30,7 +27,7 @@ class Export:
     """A model in a format of other programs: its path, the step of its checkpoint, and notes on what it lacks."""
 
     path: Path
-    format: Format
+    format: ExportFormat
     step: int
     notes: tuple[str, ...]  # a sentence for each thing of the run that the format does not hold
     largest_difference: float | None = None  # of its logits from the run's; None where they were not computed
@@ -48,10 +45,10 @@ class Import:
 
 def export_model(
     run: AnyPath,
-    to: Format,
+    to: ExportFormat,
     output: AnyPath | None = None,
     *,
-    precision: Numbers = "fp32",
+    precision: ExportNumbers = "fp32",
     which: Which = "best",
     with_counts: bool = False,
 ) -> Export:
@@ -63,8 +60,8 @@ def export_model(
     place. Raises UsageError if these do not go together, and InputError if there is no such run or checkpoint,
     something is in the way, or the format cannot hold the model.
     """
-    check_choice("--to", to, get_args(Format))
-    check_choice("--precision", precision, get_args(Numbers))
+    check_choice("--to", to, get_args(ExportFormat))
+    check_choice("--precision", precision, get_args(ExportNumbers))
     if precision != "fp32" and to != "onnx":
         raise UsageError(f"--precision is for --to onnx, and {to} has fp32; drop --precision")
     if with_counts and to != "html":
@@ -87,7 +84,7 @@ def import_model(
     vocabulary: AnyPath | None = None,
     text: AnyPath | None = None,
     lowercase: bool = False,
-    activation: Activation = "tanh",
+    activation: RnnActivation = "tanh",
 ) -> Import:
     """Makes a run of a model of Keras, torch or torch-rnn, and returns its path and what it is. No code in it is run.
 
@@ -97,7 +94,7 @@ def import_model(
     torch. Raises UsageError if these do not go together, and InputError if a file cannot be read, something is in the
     way, or Scriven cannot hold the model.
     """
-    check_choice("--activation", activation, get_args(Activation))
+    check_choice("--activation", activation, get_args(RnnActivation))
     path, listed, trained = (
         check_path(name, each) for name, each in (("file", file), ("vocabulary", vocabulary), ("text", text))
     )
@@ -124,7 +121,7 @@ def _naming(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _ending(to: Format, precision: Numbers) -> str:
+def _ending(to: ExportFormat, precision: ExportNumbers) -> str:
     """Returns the end of the usual name of an export."""
     if to == "html":
         return ".html"
@@ -133,7 +130,7 @@ def _ending(to: Format, precision: Numbers) -> str:
     return ".onnx" if precision == "fp32" else f"-{precision}.onnx"
 
 
-def _write(model: ExportedModel, to: Format, target: Path, precision: Numbers) -> float | None:
+def _write(model: ExportedModel, to: ExportFormat, target: Path, precision: ExportNumbers) -> float | None:
     """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
     if to == "onnx":
         return write_onnx(model, target, precision)
