@@ -185,8 +185,8 @@ class MiddleOptions:
 class Middle:
     """A middle that was found, and its number of symbols.
 
-    `effective_draws` is how many draws of equal weight would estimate as well as those that were drawn; None for a
-    beam, which draws nothing.
+    `effective_draws` is how many draws of equal weight would estimate as well as those that were drawn, of which each
+    has the weight of all its beginnings; None for a beam, which draws nothing.
     """
 
     text: str
@@ -382,7 +382,8 @@ class MiddleSearch:
         weights = np.exp(self._nats.min() - self._nats)
         effective, place = None, int(self._nats.argmin())
         if isinstance(self._rows, _DrawnRows):
-            effective = float(weights.sum() ** 2 / (weights**2).sum())
+            of_draws = np.bincount(self._numbers, weights)  # (draws,) of all beginnings of each draw together
+            effective = float(of_draws.sum() ** 2 / (of_draws**2).sum())
             place = int((weights.cumsum() <= self._random.random() * weights.sum()).sum())
         length, number = int(self._lengths[place]), int(self._numbers[place])
         return Middle(self._rows.text(length, number), length, effective)
