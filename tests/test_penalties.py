@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scriven.errors import UsageError
@@ -93,6 +94,26 @@ def test_logits_change_as_the_formulas_say(
     )
     found = adjust(np.array(logits), settings, Past(np.array(ids, np.int64), np.zeros(1)))
     assert np.allclose(found, slow_adjust(logits, settings, ids), rtol=1e-6)
+
+
+@given(
+    parts=st.lists(st.tuples(st.sampled_from([[0], [1], [0, 1], [2, 2, 0]]), st.integers(1, 70)), max_size=4),
+    last=st.integers(1, 300),
+)
+@settings(max_examples=20)
+def test_dry_finds_long_repetitions_too(parts: list[tuple[list[int], int]], last: int) -> None:
+    ids = [each for part, times in parts for each in part * times][-200:]
+    asked = SamplingSettings(dry_multiplier=0.5, dry_base=1.1, dry_allowed_length=5, dry_penalty_last_n=last)
+    found = adjust(np.zeros(4), asked, Past(np.array(ids, np.int64), np.zeros(1)))
+    assert np.allclose(found, slow_adjust([0.0] * 4, asked, ids), rtol=1e-6)
+
+
+def test_dry_is_quick_in_a_run_of_one_character() -> None:
+    asked = SamplingSettings(dry_multiplier=1, dry_penalty_last_n=4096)
+    past, begun = Past(np.zeros(4096, np.int64), np.zeros(1)), time.process_time()
+    for _ in range(20):
+        adjust(np.zeros(4), asked, past)
+    assert time.process_time() - begun < 0.2  # 0.5 s if each place is compared by itself
 
 
 def test_typical_keeps_those_near_the_entropy() -> None:

@@ -77,9 +77,9 @@ def adjust(logits: Float64s, settings: SamplingSettings, past: Past) -> Float64s
             own = np.where(own > 0, own / settings.repetition_penalty, own * settings.repetition_penalty)
         found[ids] = own - (settings.presence_penalty + settings.frequency_penalty * counts)
     if settings.dry_multiplier:
-        for symbol, length in _repeated(past.ids[-settings.dry_penalty_last_n :].tolist()).items():
-            if length >= settings.dry_allowed_length:
-                found[symbol] -= _dry_penalty(settings, length)
+        lengths = _repeated(past.ids[-settings.dry_penalty_last_n :], len(found))
+        for symbol in np.flatnonzero(lengths >= settings.dry_allowed_length).tolist():
+            found[symbol] -= _dry_penalty(settings, lengths.item(symbol))
     found = found.astype(np.float32).astype(np.float64)
     begin = len(past.ids) - (settings.novel - 1)
     if settings.novel and past.training is not None and begin >= 0:
@@ -89,18 +89,19 @@ def adjust(logits: Float64s, settings: SamplingSettings, past: Past) -> Float64s
     return found
 
 
-def _repeated(ids: list[int]) -> dict[int, int]:
-    """Returns, for each symbol that would continue a repetition, the length of what it would repeat.
+def _repeated(ids: Ids, symbols: int) -> Ids:
+    """Returns, for each symbol (V,) that would continue a repetition, the length of what it would repeat; else 0.
 
-    For "abc ab" that is 2 for "c", since "ab" was written twice.
+    For "abc ab" that is 2 for "c", since "ab" was written twice. At most DRY_MATCH are compared.
     """
-    found = dict[int, int]()
-    for place in range(len(ids) - 1):
-        length = 0
-        while length <= place and length < DRY_MATCH and ids[place - length] == ids[-1 - length]:
-            length += 1
-        if length:
-            found[ids[place + 1]] = max(found.get(ids[place + 1], 0), length)
+    found = np.zeros(symbols, np.int64)
+    places = np.arange(len(ids) - 1)  # (M,) where a stretch may end that is written again at the end
+    for length in range(1, DRY_MATCH + 1):
+        places = places[places >= length - 1]
+        places = places[ids[places - (length - 1)] == ids[-length]] if len(places) else places
+        if not len(places):
+            break
+        found[ids[places + 1]] = length
     return found
 
 
