@@ -199,6 +199,17 @@ def test_a_pattern_of_open_classes_is_refused_at_once() -> None:
     assert time.process_time() - begun < 2
 
 
+def test_a_schema_of_many_free_values_is_refused_at_once() -> None:
+    """Its tree has half a million parts, most of them the same. To compare them at each level took seconds."""
+    schema: dict[str, Any] = {"type": "object", "properties": {f"p{n}": {} for n in range(900)}}
+    for _ in range(27):
+        schema = {"anyOf": [schema, {"type": "null"}, {"type": "null"}]}
+    begun = time.process_time()
+    with pytest.raises(UsageError, match="more than 5,000 parts"):
+        Rule.json_schema(schema).compile(VOCABULARY)
+    assert time.process_time() - begun < 1
+
+
 @pytest.mark.parametrize("reference", ["#name", "name", "#name/more"])
 def test_a_reference_that_is_no_place_is_refused(reference: str) -> None:
     with pytest.raises(UsageError, match="only places in this schema"):

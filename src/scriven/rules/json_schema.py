@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from scriven import strict_json
@@ -129,7 +130,7 @@ class _Builder:
 
     def _of_schema(self, schema: Any, place: str) -> Node | None:
         if isinstance(schema, bool):
-            return self._anything(FREE_DEPTH) if schema else None
+            return _anything(FREE_DEPTH) if schema else None
         if not isinstance(schema, dict):
             _refuse(place, f"a schema is an object, true or false, not {_shown(schema)}")
         said = _check_keywords(schema, place)
@@ -151,7 +152,7 @@ class _Builder:
         schemas = _array(value, f"{place}/{name}")
         if name == "allOf" and len(schemas) != 1:
             _refuse(place, "allOf: only one schema in it is supported; write what it says together as one")
-        return _any_node([self._build(each, f"{place}/{name}/{at}") for at, each in enumerate(schemas)])
+        return _any_node([self._build(each, f"{place}/{name}/{at}") for at, each in _distinct(schemas).items()])
 
     def _reference(self, reference: Any, place: str) -> Node | None:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -174,7 +175,7 @@ class _Builder:
         """Returns the tree of values of the types named, or else of those that have the keywords."""
         types = said.get("type", [name for name, keywords in KEYWORDS.items() if said.keys() & keywords])
         if not types and "type" not in said:
-            return self._anything(FREE_DEPTH)
+            return _anything(FREE_DEPTH)
         several = types if isinstance(types, list) else [types]
         for each in several:
             if not isinstance(each, str) or each not in KEYWORDS:
@@ -229,14 +230,16 @@ class _Builder:
             return literal("{}")
         return Tree((any_of("{"), Repeat(Tree((STRING, COLON, value)), 0, None, COMMA), any_of("}")))
 
-    def _anything(self, depth: int) -> Node:
-        """Returns the tree of any value, with arrays and objects this deep within one another."""
-        parts: list[Node] = [STRING, NUMBER, BOOLEAN, NULL]
-        if depth:
-            inner = self._anything(depth - 1)
-            parts.append(Tree((any_of("["), Repeat(inner, 0, None, COMMA), any_of("]"))))
-            parts.append(Tree((any_of("{"), Repeat(Tree((STRING, COLON, inner)), 0, None, COMMA), any_of("}"))))
-        return Alternatives(tuple(parts))
+
+@lru_cache(FREE_DEPTH + 1)  # one tree for all places, as its parts are many
+def _anything(depth: int) -> Node:
+    """Returns the tree of any value, with arrays and objects this deep within one another."""
+    parts: list[Node] = [STRING, NUMBER, BOOLEAN, NULL]
+    if depth:
+        inner = _anything(depth - 1)
+        parts.append(Tree((any_of("["), Repeat(inner, 0, None, COMMA), any_of("]"))))
+        parts.append(Tree((any_of("{"), Repeat(Tree((STRING, COLON, inner)), 0, None, COMMA), any_of("}"))))
+    return Alternatives(tuple(parts))
 
 
 def _refuse(place: str, problem: str) -> NoReturn:
@@ -266,9 +269,15 @@ def _array(value: Any, place: str) -> list[Any]:
     return value
 
 
+def _distinct(values: Sequence[Any]) -> dict[int, Any]:
+    """Returns the values that differ as JSON, by their places. To compare their trees would take far longer."""
+    places = {json.dumps(each): at for at, each in reversed([*enumerate(values)])}
+    return {at: values[at] for at in sorted(places.values())}
+
+
 def _any_node(nodes: Sequence[Node | None]) -> Node | None:
-    found = tuple(dict.fromkeys(each for each in nodes if each is not None))
-    return found[0] if len(found) == 1 else Alternatives(found) if found else None
+    found = [each for each in nodes if each is not None]
+    return found[0] if len(found) == 1 else Alternatives(tuple(found)) if found else None
 
 
 def _json(value: Any) -> Tree:
@@ -283,7 +292,7 @@ def _one_of(values: Sequence[Any], types: Any, place: str) -> Node | None:
         if not isinstance(each, str) or each not in TYPES:
             _refuse(place, f"type {_shown(each)}: give one of {', '.join(TYPES)}")
     kept = [each for each in values if not named or any(_is_a(each, name) for name in named)]
-    return _any_node([_json(each) for each in kept])
+    return _any_node([_json(each) for each in _distinct(kept).values()])
 
 
 def _is_a(value: Any, name: str) -> bool:

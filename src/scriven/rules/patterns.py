@@ -151,14 +151,22 @@ def _children(node: Sequence | Alternatives | Repeat | Selection) -> tuple[Node,
 
 def count_parts(node: Node) -> int:
     """Returns how many parts a tree has, once its repetitions are written out."""
-    if isinstance(node, CharacterSet):
-        return 1
-    parts = sum(map(count_parts, _children(node)))
-    if isinstance(node, Repeat):
-        return 1 + node.copies * parts
-    if isinstance(node, Selection):
-        parts += (len(node.parts) - 1) * count_parts(node.separator)
-    return 1 + parts
+    known = dict[int, int]()  # by the identity of a part, which may be at many places
+
+    def _count(node: Node) -> int:
+        if id(node) not in known:
+            known[id(node)] = 1 if isinstance(node, CharacterSet) else _count_inside(node)
+        return known[id(node)]
+
+    def _count_inside(node: Sequence | Alternatives | Repeat | Selection) -> int:
+        parts = sum(map(_count, _children(node)))
+        if isinstance(node, Repeat):
+            return 1 + node.copies * parts
+        if isinstance(node, Selection):
+            parts += (len(node.parts) - 1) * _count(node.separator)
+        return 1 + parts
+
+    return _count(node)
 
 
 def parse(pattern: str) -> Node:
