@@ -174,6 +174,32 @@ def test_a_text_with_another_byte_order_mark_is_told_its_encoding(tmp_path: Path
     assert text_of(path, encoding=f"{bom}-le") == "zwölf\n"
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("dark night\n".encode("utf-16"), "but looks like UTF-16 text; read it with --corpus.encoding utf-16, or read"),
+        ("dark night\n".encode("utf-32"), "but looks like UTF-32 text; read it with --corpus.encoding utf-32, or read"),
+        (b"\x89PNG\r\n", "but looks like a PNG image; give a text file, or read"),
+        (b"caf\xe9\n", "; it is probably cp1252 or .*; read it with --corpus.encoding cp1252, or read"),
+    ],
+)
+def test_a_model_of_bytes_can_read_any_file_as_it_is(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=said + " its bytes as they are with --corpus.invalid bytes$"):
+        text_of(path, unit="byte")
+    assert text_of(path, unit="byte", invalid="bytes").encode("utf-8", "surrogateescape") == data
+    with pytest.raises(InputError, match=r"with --corpus\.invalid replace$"):
+        text_of(path, unit="byte", encoding="ascii")
+
+
+def test_a_text_that_comes_live_is_not_taken_for_another_kind(tmp_path: Path) -> None:
+    for unit in ("byte", "character"):
+        chunks = decode(["床が冷たい\n".encode("utf-16")], "input", corpus_settings(unit=unit), print, live=True)
+        with pytest.raises(InputError, match=r"looks like UTF-16 text; read it with --corpus.encoding utf-16, or "):
+            list(chunks)
+
+
 # --- zeros
 
 

@@ -128,7 +128,7 @@ def decode(
             chunks if live else _check_beginning(chunks, name, settings.encoding, offset), name, offset
         )
     if settings.encoding == "utf-8":
-        return _decode_utf8(chunks, name, settings.invalid, count_invalid, offset)
+        return _decode_utf8(chunks, name, settings, count_invalid, offset)
     return _decode_other(chunks, name, settings, count_invalid, offset)
 
 
@@ -157,7 +157,7 @@ def describe_marks(count: int, text: str = "the text") -> str:
 
 
 def _decode_utf8(
-    chunks: Iterable[bytes], name: str, invalid: str, count_invalid: Callable[[int], None], offset: int
+    chunks: Iterable[bytes], name: str, settings: CorpusSettings, count_invalid: Callable[[int], None], offset: int
 ) -> Iterator[str]:
     """Decodes UTF-8; an incomplete character at the end of a chunk waits for the next chunk."""
     held = seen = b""
@@ -166,11 +166,11 @@ def _decode_utf8(
         try:
             text, used = codecs.utf_8_decode(data, "strict", not chunk)
         except UnicodeDecodeError as error:
-            if invalid == "strict":
-                raise _invalid_byte_error(name, "utf-8", offset, error, seen) from None
+            if settings.invalid == "strict":
+                raise _invalid_byte_error(name, settings, offset, error, seen) from None
             text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
             count_invalid(len(_STRAY.findall(text)))
-            text = _STRAY.sub("\ufffd", text) if invalid == "replace" else text
+            text = _STRAY.sub("\ufffd", text) if settings.invalid == "replace" else text
         yield text
         held, offset = data[used:], offset + used
         seen = (seen + data[max(0, used - SAMPLE_BYTES) : used])[-SAMPLE_BYTES:]
@@ -198,7 +198,7 @@ def _decode_other(
         except UnicodeDecodeError as error:
             if marks and not start.startswith(marks):
                 raise _byte_order_error(name, settings.encoding) from None
-            raise _invalid_byte_error(name, settings.encoding, offset + cut - len(error.object), error) from None
+            raise _invalid_byte_error(name, settings, offset + cut - len(error.object), error) from None
         except UnicodeError:  # UTF-16 or UTF-32 without a byte order mark
             raise _byte_order_error(name, settings.encoding) from None
         offset += cut
@@ -224,18 +224,24 @@ def _byte_order_error(name: str, encoding: str) -> InputError:
 
 
 def _invalid_byte_error(
-    name: str, encoding: str, before: int, error: UnicodeDecodeError, seen: bytes = b""
+    name: str, settings: CorpusSettings, before: int, error: UnicodeDecodeError, seen: bytes = b""
 ) -> InputError:
     """The error for an invalid byte. `before` bytes of the source precede the error's; `seen` are the last of them."""
-    likely = [each for each in guess_encodings(seen + error.object, len(seen) + error.start) if each != encoding]
-    kept = "replace or --corpus.invalid bytes" if encoding == "utf-8" else "replace"
-    guess = f"it is probably {' or '.join(likely)}; read it with --corpus.encoding {likely[0]}" if likely else ""
-    way_out = guess or "give its encoding with --corpus.encoding"
     is_cut = ", within a character that the text's end cuts off" if error.reason == "unexpected end of data" else ""
     where = f"at byte {before + error.start} (0x{error.object[error.start]:02x}){is_cut}"
-    return InputError(
-        f"{name} is not valid {_show_encoding(encoding)} {where}; {way_out}, or with --corpus.invalid {kept}"
-    )
+    kind, way_out = ("", "") if before else _find_kind(error.object)
+    if not kind:
+        likely = guess_encodings(seen + error.object, len(seen) + error.start)
+        likely = [each for each in likely if each != settings.encoding]
+        guess = f"it is probably {' or '.join(likely)}; read it with --corpus.encoding {likely[0]}" if likely else ""
+        way_out = guess or "give its encoding with --corpus.encoding"
+    kept = "with --corpus.invalid replace"
+    if settings.encoding == "utf-8":  # the only one that can keep bytes
+        kept += " or --corpus.invalid bytes"
+        if settings.unit == "byte":
+            kept = "read its bytes as they are with --corpus.invalid bytes"
+    looks = f" but looks like {kind}" if kind else ""
+    return InputError(f"{name} is not valid {_show_encoding(settings.encoding)} {where}{looks}; {way_out}, or {kept}")
 
 
 def _check_text(chunks: Iterable[bytes], name: str, offset: int) -> Iterator[bytes]:
@@ -275,11 +281,16 @@ def _check_beginning(chunks: Iterable[bytes], name: str, encoding: str, offset: 
     yield from rest
 
 
+def _find_kind(begun: bytes) -> tuple[str, str]:
+    """Returns what a file that begins like this is, and what to do with it; empty for a text and for other kinds."""
+    if begun[TAR_PLACE:].startswith(TAR):
+        return "a tar archive", "unpack it with tar -xf, and give the folder"
+    return next((KINDS[start] for start in KINDS if begun.startswith(start)), ("", ""))
+
+
 def _check_kind(begun: bytes, name: str, encoding: str) -> None:
     """Raises InputError if a file begins like a known kind that is not text in the encoding."""
-    kind, way_out = next((KINDS[start] for start in KINDS if begun.startswith(start)), ("", ""))
-    if begun[TAR_PLACE:].startswith(TAR):
-        kind, way_out = "a tar archive", "unpack it with tar -xf, and give the folder"
+    kind, way_out = _find_kind(begun)
     if kind:
         raise InputError(f"{name} is not {_show_encoding(encoding)} text but looks like {kind}; {way_out}")
 
