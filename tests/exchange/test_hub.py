@@ -123,6 +123,27 @@ def test_another_step_takes_the_place_of_the_first(hub: HubServer, run: Path) ->
     assert pull_run("ann/novels", Path("back")).checkpoint("best").step == 7
 
 
+def test_a_card_says_what_a_damaged_log_lacks(command: Command, run: Path) -> None:
+    log = run / "metrics.jsonl"
+    whole, lines = log.read_bytes(), log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(whole + b'{"event": "stepped", "st')  # which a kill cut short
+    done = command("card", str(run))
+    assert done.code == 0 and "## Made from" in done.out and "damaged" not in done.out
+    said = "The log of the training is damaged. Missing here: "
+    for data, missing in (
+        (b"\0" * 99, "final losses, numbers of characters, minutes of training, fingerprints."),
+        (b"".join([b"{]\n", *lines]), "perhaps some of its final losses."),
+        (b"".join([b"?" * 40 + b"\n", *lines[1:]]), "numbers of characters."),
+        (None, "final losses, numbers of characters, minutes of training, fingerprints."),
+    ):
+        log.unlink()
+        log.write_bytes(data) if data is not None else log.mkdir()
+        done = command("card", str(run))
+        assert (done.code, said + missing + "\n" in done.out) == (0, True), done.err
+        if data is not None:
+            assert "damaged, so more may be missing here" in command("info", str(run)).out
+
+
 def test_a_repository_of_others_is_left_alone(command: Command, hub: HubServer, run: Path) -> None:
     hub.repos["ann/other"] = {".gitattributes": b"", "README.md": b"mine", "config.json": b"{}"}
     done = command("push", "run", "ann/other")

@@ -121,6 +121,7 @@ def _put_table(rows: Sequence[Sequence[str]]) -> None:
 
 def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     """Returns what a person asks about a run, by name; a list has several lines."""
+    from scriven.corpus.inputs import amount
     from scriven.report import describe_choices
     from scriven.report.words import NETWORK_ALONE, duration
 
@@ -141,6 +142,8 @@ def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
         ended = {"budget": "", "interrupted": ", then stopped", "": ", without an end so far"}.get(summary.reason, "")
         took = f", {duration(summary.seconds)}{ended}" if summary.seconds else ""
         words["trained"] = f"{datetime.fromtimestamp(summary.trained):%Y-%m-%d %H:%M}{took}"
+    if summary.damaged:
+        words["log"] = f"{amount(summary.damaged, 'line', 'lines')} damaged, so more may be missing here"
     if lines := [line.strip() for line in summary.sample.splitlines() if line.strip()]:
         words["sample"] = [line[:SAMPLE_WIDTH] for line in lines[:SAMPLE_LINES]]
     return words

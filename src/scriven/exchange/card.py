@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 from scriven.inference.loading import weights_hash
 from scriven.loss import Loss
 from scriven.model.shapes import parameter_count
@@ -16,7 +16,6 @@ from scriven.runs.checkpoints import Checkpoint
 from scriven.runs.folder import Run
 from scriven.runs.journal import METRICS_FILE, read_lines
 from scriven.runs.summary import Summary, summarize
-from scriven.safe_files import exists
 
 LONGEST_LICENCE = 100  # characters
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:+()/&-]*")
@@ -68,11 +67,13 @@ class ModelCard:
     repo: str  # USER/NAME, or the name of the run's folder
     licence: str = ""
     with_counts: bool = False
+    fingerprint: tuple[int, str] = (0, "")  # the last logged step, and the short hash of its loss and gradient
 
     def write(self) -> str:
         """Returns the card as Markdown, which begins with the metadata that the hub reads."""
         name = self.repo.rpartition("/")[2]
-        parts = [self._metadata(), f"# {name}\n\n{self._introduction()}\n", self._losses(), self._origin()]
+        parts = [self._metadata(), f"# {name}\n\n{self._introduction()}\n", self._losses(), *self._damage()]
+        parts.append(self._origin())
         return "\n".join([*parts, USE.format(repo=self.repo, name=name)])
 
     def _metadata(self) -> str:
@@ -129,7 +130,7 @@ class ModelCard:
 
     def _origin(self) -> str:
         training, manifest, summary = self.run.settings.training, self.checkpoint.manifest, self.summary
-        step, mark = self._fingerprint()
+        step, mark = self.fingerprint
         read = manifest.get("characters")
         facts = {
             "licence, as its author says": self.licence,
@@ -152,22 +153,42 @@ class ModelCard:
             "fingerprints on the same kind of processor.\n"
         )
 
-    def _fingerprint(self) -> tuple[int, str]:
-        """Returns the last logged step, and the short hash of its loss and gradient."""
-        log, found = self.run.path / METRICS_FILE, (0, "")
-        for record in read_lines(log) if exists(log) else ():
-            step, mark = record.get("step"), record.get("fingerprint")
-            if isinstance(step, int) and isinstance(mark, str) and re.fullmatch("[0-9a-f]{8}", mark):
-                found = (step, mark)
-        return found
+    def _damage(self) -> list[str]:
+        """Returns a line on what the card lacks if the log is damaged; none if it is whole."""
+        if not self.summary.damaged:
+            return []
+        wanted = {
+            "final losses": self.summary.finals,
+            "numbers of characters": self.summary.training_characters,
+            "minutes of training": self.summary.seconds,
+            "fingerprints": self.fingerprint[1],
+        }
+        lost = ", ".join(name for name, value in wanted.items() if not value)
+        return [f"The log of the training is damaged. Missing here: {lost or 'perhaps some of its final losses'}.\n"]
 
 
 def make_card(run: Run, checkpoint: Checkpoint, repo: str, licence: str = "", *, with_counts: bool = False) -> str:
-    """Returns the card of a run's checkpoint, as `scriven push` sends it.
+    """Returns the card of a run's checkpoint, as `scriven push` sends it. What a damaged log lacks is left out.
 
-    Raises UsageError for a licence of other characters than names of licences have; InputError if the log is damaged.
+    Raises UsageError for a licence of other characters than names of licences have.
     """
     if licence and (len(licence) > LONGEST_LICENCE or not LICENCE.fullmatch(licence)):
         raise UsageError(f"--license {licence[:LONGEST_LICENCE]!r}: give its short name, such as cc-by-4.0 or mit")
     mixed = with_counts and (run.settings.model.kind == "counts" or checkpoint.mixture is not None)
-    return ModelCard(run, checkpoint, summarize(run), repo, licence, mixed).write()
+    summary, fingerprint = _read_log(run)
+    return ModelCard(run, checkpoint, summary, repo, licence, mixed, fingerprint).write()
+
+
+def _read_log(run: Run) -> tuple[Summary, tuple[int, str]]:
+    """Returns what the log of a run says, as far as it can be read, and the last fingerprint in it, with its step."""
+    summary, found = Summary(), (0, "")
+    try:
+        summary = summarize(run)
+        summary.damaged = 0  # it is counted with the lines of steps here
+        for record in read_lines(run.path / METRICS_FILE, note_damage=summary.note_damage):
+            step, mark = record.get("step"), record.get("fingerprint")
+            if isinstance(step, int) and isinstance(mark, str) and re.fullmatch("[0-9a-f]{8}", mark):
+                found = (step, mark)
+    except InputError:
+        summary.note_damage()
+    return summary, found

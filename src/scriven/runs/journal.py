@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -26,18 +26,27 @@ LARGEST = 1 << 53  # of a number in a record: up to this, floats have all intege
 PROGRESS_LINE_BYTES = 24  # padded: the longest float has 23 characters
 
 
-def read_lines(path: Path, skip: bytes = b"") -> Iterator[dict[str, Any]]:
+def read_lines(
+    path: Path, skip: bytes = b"", note_damage: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, Any]]:
     """Reads the events in a `.jsonl` file as dictionaries. Skips a line that a kill cut short; a missing file is empty.
 
-    Skips lines that have `skip` in them, too. Stops at a line that is longer than LINE_LIMIT. Raises InputError if the
-    file cannot be read, or is not a plain file.
+    Skips lines that have `skip` in them, too. Calls `note_damage` for each other line that is no event, and stops at
+    one that is longer than LINE_LIMIT. Raises InputError if the file cannot be read, or is not a plain file.
     """
     if not exists(path):
         return
     with open_regular(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
-        while 0 < len(line := lines.readline(LINE_LIMIT)) < LINE_LIMIT:
-            if not (skip and skip in line) and (record := record_of(line)):
+        while line := lines.readline(LINE_LIMIT):
+            if len(line) == LINE_LIMIT:
+                note_damage()
+                return
+            if skip and skip in line:
+                continue
+            if record := record_of(line):
                 yield record
+            elif line.endswith(b"\n") or not line.startswith(b"{"):
+                note_damage()
 
 
 def record_of(line: bytes) -> dict[str, Any] | None:

@@ -47,6 +47,11 @@ class Summary:
     counted: bool = False  # whether counts of the text stood beside the network in its training
     mixed: bool = False  # whether they take part in the kept model
     sample: str = ""  # the last one, with its prompt
+    damaged: int = 0  # lines of the log that are no events, of those that a summary needs
+
+    def note_damage(self) -> None:
+        """Counts a line of the log that is no event."""
+        self.damaged += 1
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:
@@ -59,7 +64,7 @@ def summarize(run: Run) -> Summary:
     """Returns what the logs of a run say. Raises InputError if a log cannot be read."""
     summary, log = Summary(), run.path / METRICS_FILE
     finals = list[tuple[str, str, Loss]]()  # protocol, model and loss
-    for record in read_lines(log, skip=STEPPED) if exists(log) else ():
+    for record in read_lines(log, STEPPED, summary.note_damage):
         summary.seconds = number_in(record, "seconds") or summary.seconds
         event, loss = record.get("event"), _loss(record, "best" if record.get("event") == "finished" else "loss")
         if event == "started":
