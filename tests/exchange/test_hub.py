@@ -123,6 +123,27 @@ def test_another_step_takes_the_place_of_the_first(hub: HubServer, run: Path) ->
     assert pull_run("ann/novels", Path("back")).checkpoint("best").step == 7
 
 
+def test_a_card_that_was_edited_is_kept_unless_it_is_to_be_replaced(
+    command: Command, hub: HubServer, run: Path
+) -> None:
+    push_run(str(run), "ann/novels")
+    first = hub.repos["ann/novels"]["README.md"]
+    push_run(str(run), "ann/novels", licence="mit")  # as it was pushed, so it is replaced
+    pushed = hub.repos["ann/novels"]["README.md"]
+    assert first != pushed
+    for edited in (b"mine, and " + pushed, pushed.replace(b"A small", b"My small"), b"mine", b"\xff" * 200_000):
+        hub.repos["ann/novels"]["README.md"] = edited
+        done = command("push", "run", "ann/novels")
+        assert done.code == 2 and "the card of ann/novels was edited on the hub; --edited-card keep" in done.err
+        assert command("push", "run", "ann/novels", "--edited-card", "keep").code == 0
+        assert hub.repos["ann/novels"]["README.md"] == edited
+    assert command("push", "run", "ann/novels", "--edited-card", "replace").code == 0
+    assert hub.repos["ann/novels"]["README.md"] == first
+    hub.repos["ann/renamed"] = dict(hub.repos["ann/novels"])
+    assert command("push", "run", "ann/renamed", "--license", "mit").code == 0
+    assert b"scriven pull ann/renamed -o renamed" in hub.repos["ann/renamed"]["README.md"]
+
+
 def test_a_card_says_what_a_damaged_log_lacks(command: Command, run: Path) -> None:
     log = run / "metrics.jsonl"
     whole, lines = log.read_bytes(), log.read_bytes().splitlines(keepends=True)

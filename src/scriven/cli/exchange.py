@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -200,6 +200,11 @@ SendCounts = Annotated[
     Parameter(help="send the counts of the training text too; passages of the text can be made out from them"),
 ]
 
+EditedCard = Annotated[
+    Literal["refuse", "keep", "replace"],
+    Parameter(help="what to do if the card was edited on the hub: refuse to push, keep it as it is, or replace it"),
+]
+
 
 def push(
     run: RunFolder,
@@ -210,17 +215,26 @@ def push(
     private: Annotated[Switch, Parameter(help="make a repository that only you can see")] = False,
     checkpoint: Which = "best",
     with_counts: SendCounts = False,
+    edited_card: EditedCard = "refuse",
     as_json: Json = False,
 ) -> None:
     """Send a trained model to the Hugging Face Hub, with a card of what was measured. scriven pull fetches it.
 
     What is sent is what scriven pack packs, without counts unless --with-counts asks for them: no text, no sample, no
     log, no name of a file or folder of this machine. scriven card prints the card first; a later push replaces the card
-    in the repository, too. Log in with hf auth login.
+    in the repository, too, unless it was edited there. Log in with hf auth login.
     """
     from scriven.exchange.hub import push_run
 
-    address = push_run(run, repo, which=checkpoint, licence=license, private=private, with_counts=with_counts)
+    address = push_run(
+        run,
+        repo,
+        which=checkpoint,
+        licence=license,
+        private=private,
+        with_counts=with_counts,
+        edited_card=edited_card,
+    )
     _show(address, {"url": address}, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -176,7 +177,7 @@ def make_card(run: Run, checkpoint: Checkpoint, repo: str, licence: str = "", *,
         raise UsageError(f"--license {licence[:LONGEST_LICENCE]!r}: give its short name, such as cc-by-4.0 or mit")
     mixed = with_counts and (run.settings.model.kind == "counts" or checkpoint.mixture is not None)
     summary, fingerprint = _read_log(run)
-    return ModelCard(run, checkpoint, summary, repo, licence, mixed, fingerprint).write()
+    return mark_card(ModelCard(run, checkpoint, summary, repo, licence, mixed, fingerprint).write())
 
 
 def _read_log(run: Run) -> tuple[Summary, tuple[int, str]]:
@@ -192,3 +193,22 @@ def _read_log(run: Run) -> tuple[Summary, tuple[int, str]]:
     except InputError:
         summary.note_damage()
     return summary, found
+
+
+MARK = re.compile(r"\n<!-- as scriven push wrote it: ([0-9a-f]{16}) -->\n$")
+
+
+def mark_card(card: str) -> str:
+    """Returns a card with a mark at its end, by which `is_as_written` knows it. The repository's name is not in it."""
+    return f"{card}\n<!-- as scriven push wrote it: {_hash_of(card)} -->\n"
+
+
+def is_as_written(card: str) -> bool:
+    """Whether a card on the hub is one that `mark_card` made, and unchanged."""
+    mark = MARK.search(card)
+    return mark is not None and mark[1] == _hash_of(card[: mark.start()])
+
+
+def _hash_of(card: str) -> str:
+    same = re.sub(r"scriven pull \S+", "scriven pull", card)  # a repository may be renamed
+    return hashlib.sha256(same.encode()).hexdigest()[:16]

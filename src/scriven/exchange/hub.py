@@ -9,10 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from scriven.arguments import check_choice
 from scriven.errors import InputError, UsageError, shorten
-from scriven.exchange.card import make_card
+from scriven.exchange.card import is_as_written, make_card
 from scriven.exchange.packing import MOST_FILES, TEXTS, check_packed, copy_model, is_packed_file
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, Run, Which, open_run
 from scriven.runtime import hub_endpoint
@@ -23,6 +24,8 @@ CARD_FILE = "README.md"
 EMPTY = {".gitattributes"}  # what a new repository has
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 NAMES_SHOWN = 3
+LONGEST_CARD = 100_000  # bytes; one that was pushed has a few thousand
+EditedCard = Literal["refuse", "keep", "replace"]
 
 
 def push_run(
@@ -33,12 +36,15 @@ def push_run(
     licence: str = "",
     private: bool = False,
     with_counts: bool = False,
+    edited_card: EditedCard = "refuse",
 ) -> str:
     """Sends a run's model and its card to the repository USER/NAME, which is made if needed. Returns its address.
 
     Neither texts, samples and names of files nor, unless `with_counts`, counts of the text are sent. A repository with
-    files that Scriven did not push is left alone. Raises UsageError; InputError if the hub refuses or is not reached.
+    files that Scriven did not push is left alone. `edited_card` says what to do if the card there is no longer as it
+    was pushed. Raises UsageError; InputError if the hub refuses or is not reached.
     """
+    check_choice("--edited-card", edited_card, get_args(EditedCard))
     check_repo(repo)
     run = open_run(name)
     checkpoint = run.checkpoint(which)
@@ -53,10 +59,17 @@ def push_run(
         own = {path.relative_to(model.path).as_posix(): path for path in model.path.rglob("*") if path.is_file()}
         with _explain_errors(repo):
             api.create_repo(repo, private=private or None, exist_ok=True)
-            info = api.model_info(repo)
+            info = api.model_info(repo, files_metadata=True)
             there = [each.rfilename for each in info.siblings or []]
             _check_ours(repo, there, public=private and not info.private)
-            operations = [hub.CommitOperationAdd(CARD_FILE, card.encode())]
+            operations = []
+            if edited_card == "replace" or not _is_edited(hub, repo, info, Path(work)):
+                operations = [hub.CommitOperationAdd(CARD_FILE, card.encode())]
+            elif edited_card == "refuse":
+                raise UsageError(
+                    f"the card of {repo} was edited on the hub; --edited-card keep leaves it as it is, and "
+                    "--edited-card replace puts that of scriven card in its place"
+                )
             operations += [hub.CommitOperationAdd(each, str(path)) for each, path in sorted(own.items())]
             gone = [each for each in there if is_packed_file(each) and each not in own]
             operations += [hub.CommitOperationDelete(each) for each in gone]
@@ -115,6 +128,18 @@ def _check_ours(repo: str, names: list[str], *, public: bool) -> None:
         raise UsageError(f"{repo} has files that Scriven did not push ({shown}), so it is left alone; name another")
     if public:
         raise UsageError(f"{repo} exists already and is public; make it private on the hub first, or give another name")
+
+
+def _is_edited(hub: Any, repo: str, info: Any, work: Path) -> bool:
+    """Whether a repository has a card that is not as it was pushed. It is fetched into a folder."""
+    sizes = {each.rfilename: each.size for each in info.siblings or []}
+    if CARD_FILE not in sizes:
+        return False
+    if not isinstance(sizes[CARD_FILE], int) or sizes[CARD_FILE] > LONGEST_CARD:
+        return True
+    place = work / "card"
+    path = hub.hf_hub_download(repo, CARD_FILE, revision=info.sha, cache_dir=place, endpoint=hub_endpoint())
+    return not is_as_written(Path(path).read_bytes().decode("utf-8", "replace"))
 
 
 def _checked_files(repo: str, siblings: list[Any]) -> list[tuple[str, int]]:
