@@ -20,6 +20,7 @@ COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
 ExportFormat = Literal["torch", "onnx", "transformers", "safetensors", "html"]
 ExportNumbers = Literal["fp32", "int8"]  # number formats of an ONNX file
 RnnActivation = Literal["tanh", "relu"]
+ImportedUnit = Literal["character", "byte"]
 GUESS_SAMPLES = 10_000  # texts that are written to estimate guess numbers, unless a number is given
 PROOFREAD_GAIN = 15.0  # bits that a suggestion gains at least, unless a number is given
 EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch

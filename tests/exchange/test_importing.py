@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
+from scriven.exchange.foreign import read_symbols
 from scriven.exchange.foreign_files import read_foreign
 from scriven.exchange.state_dict import model_of
 from scriven.session import load
@@ -397,6 +398,60 @@ def test_a_checkpoint_of_torch_rnn_predicts_as_it_did(command: Command, tmp_path
     checkpoint, logits = torch_rnn_checkpoint(kind)
     file = write_torch7(tmp_path / "model.t7", checkpoint)
     assert np.abs(imported_nats(command, file) - costs(logits())).max() < 1e-5
+
+
+@pytest.mark.parametrize("way", ["brackets", "bytes", "list"])
+def test_a_model_of_bytes_of_torch_rnn_predicts_as_it_did(command: Command, tmp_path: Path, way: str) -> None:
+    """torch-rnn writes the bytes above 127 in brackets; here "x" and "z" are those of "é", in this order."""
+    checkpoint, logits = torch_rnn_checkpoint("nn.LSTM")
+    names = [*CHARACTERS]
+    file, words = tmp_path / "model.t7", list[str]()
+    if way == "list":
+        named = {"[195]" if each == "x" else "[169]" if each == "z" else each: n for n, each in enumerate(names, 1)}
+        (tmp_path / "torch-rnn.json").write_text(json.dumps({"token_to_idx": named}), encoding="utf-8")
+        words = ["--vocabulary", str(tmp_path / "torch-rnn.json")]
+    else:
+        names[names.index("x")], names[names.index("z")] = "[195]", "[169]"
+    checkpoint["model"]["idx_to_token"] = listed(*names)
+    write_torch7(file, checkpoint)
+    if way == "bytes":
+        for name, byte in (("[195]", b"\xc3"), ("[169]", b"\xa9")):
+            sized = struct.pack("<i", 5) + name.encode()
+            assert file.read_bytes().count(sized) == 1
+            file.write_bytes(file.read_bytes().replace(sized, struct.pack("<i", 1) + byte))
+    assert TEXT.count("x") == 1 and "z" not in TEXT
+    wanted, folder = costs(logits()), tmp_path / "run"
+    done = command("import", str(file), "-o", str(folder), *words)
+    assert done.code == 0, done.err
+    run, place = load(folder, precision="fp32"), TEXT.index("x")
+    assert run.vocabulary.unit == "byte" and run.settings.corpus.unit == "byte"
+    nats = np.concatenate([each.nats for each in run.surprisals([TEXT.replace("x", "é")])])
+    assert np.abs(nats[: place + 1] - wanted[: place + 1]).max() < 1e-5
+    assert all(run.score(each).total_nats > 25 for each in ("q", "0", "\0"))  # bytes that it does not know
+    assert run.sample("\n", length=30, seed=1)
+
+
+def test_numbers_can_be_all_bytes(command: Command, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    rnn, out, file = torch.nn.LSTM(256, 4), torch.nn.Linear(4, 256), tmp_path / "model.pt"
+    named = {"rnn": rnn, "out": out}
+    torch.save({f"{part}.{name}": each for part in named for name, each in named[part].state_dict().items()}, file)
+    done = command("import", str(file), "-o", str(tmp_path / "run"))
+    assert done.code == 2 and "--unit byte" in done.err
+    assert command("import", str(file), "-o", str(tmp_path / "run"), "--unit", "byte").code == 0
+    data = [10, *"né".encode()]
+    with torch.no_grad():
+        logits = out(rnn(torch.eye(256)[data[:-1]])[0])
+        wanted = -torch.log_softmax(logits, -1)[range(3), data[1:]].numpy()
+    nats = np.concatenate([each.nats for each in load(tmp_path / "run", precision="fp32").surprisals(["né"])])
+    assert np.abs(nats - wanted).max() < 1e-5
+    done = command("import", str(file), "--unit", "byte", "--text", str(file))
+    assert done.code == 2 and "drop --vocabulary and --text" in done.err
+    (tmp_path / "symbols.json").write_text(json.dumps(["a", "[195]", "é"]), encoding="utf-8")
+    done = command("import", str(file), "--vocabulary", str(tmp_path / "symbols.json"))
+    assert done.code == 3 and "symbol 2 of" in done.err and "others of it are bytes" in done.err
+    (tmp_path / "symbols.json").write_text(json.dumps(["a", "\udcc3", "é"]), encoding="utf-8")
+    assert read_symbols(tmp_path / "symbols.json").unit == "character"  # a text of characters may have a stray byte
 
 
 def test_the_files_of_these_tests_are_those_of_torch7(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scriven.arguments import ExportFormat, ExportNumbers, RnnActivation
+from scriven.arguments import ExportFormat, ExportNumbers, ImportedUnit, RnnActivation
 from scriven.cli.common import Json, Mixing, Output, RunFolder, Switch, Which, note, path_given, put_json, put_path
 from scriven.errors import UsageError
 
@@ -97,6 +97,7 @@ def import_model(
     output: Output = None,
     vocabulary: Annotated[Path | None, Parameter(converter=path_given)] = None,
     text: Annotated[Path | None, Parameter(converter=path_given)] = None,
+    unit: ImportedUnit = "character",
     lowercase: Switch = False,
     activation: RnnActivation = "tanh",
     as_json: Json = False,
@@ -119,6 +120,8 @@ def import_model(
     text
         text that the model was trained on, in place of --vocabulary, if its symbols are the distinct characters of that
         text, sorted, as in Keras's examples
+    unit
+        byte: the model's numbers are the bytes 0 to 255 of UTF-8, and it needs neither of the two
     lowercase
         the model knows no capitals: texts are put into small letters before it reads them, and --text too
     activation
@@ -127,7 +130,7 @@ def import_model(
     from scriven.exchange import formats
 
     made = formats.import_model(
-        file, output, vocabulary=vocabulary, text=text, lowercase=lowercase, activation=activation
+        file, output, vocabulary=vocabulary, text=text, unit=unit, lowercase=lowercase, activation=activation
     )
     if made.window:
         note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scriven.arguments import ImportedUnit
 from scriven.arrays import Float32s
 from scriven.corpus.inputs import read_entries
 from scriven.errors import InputError, UsageError
@@ -19,9 +21,11 @@ from scriven.runs.claim import check_new_run, create_run
 from scriven.runs.folder import IMPORTED, Run
 from scriven.safe_files import create_folder
 from scriven.settings import Settings, validate
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import Vocabulary, byte_values
 
 SYMBOL_NAMES = ("symbols", "chars", "vocab", "itos", "stoi", "idx_to_token", "token_to_idx")  # of lists of symbols
+BRACKETED = re.compile(r"\[(12[89]|1[3-9]\d|2[0-4]\d|25[0-5])\]")  # a byte above 127, as torch-rnn writes it
+NONE = -1  # the place of `<unk>`, which is the last
 UNKNOWN_NATS = 30.0  # how much less likely `<unk>` is than the likeliest symbol of all: too little to change another
 
 
@@ -85,13 +89,14 @@ class ForeignModel:
 
 @dataclass(frozen=True)
 class Symbols:
-    """The characters of a foreign model's ids 0, 1, 2, ..."""
+    """The characters of a foreign model's ids 0, 1, 2, ...; with the unit byte, U+0000 to U+00FF are the bytes."""
 
     characters: tuple[str, ...]
     source: str = field(compare=False)  # for messages
+    unit: ImportedUnit = "character"
 
     def order(self, count: int) -> list[int]:
-        """Returns the foreign id of each symbol, in the order of code points.
+        """Returns the foreign id of each symbol of the vocabulary, NONE for a byte that the model does not know.
 
         Raises InputError unless there are `count`, each of one character and standing once.
         """
@@ -109,16 +114,34 @@ class Symbols:
                 f"{self.source} has {len(self.characters):,} symbols, and the model predicts {count:,}; give the "
                 "vocabulary or the text that it was trained with"
             )
-        return sorted(range(count), key=lambda number: ord(self.characters[number]))
+        numbers = {ord(each): number for number, each in enumerate(self.characters)}
+        return [numbers.get(symbol, NONE) for symbol in self.vocabulary.symbols]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the run."""
+        return Vocabulary.of_bytes() if self.unit == "byte" else Vocabulary.of("".join(self.characters))
 
 
-def find_symbols(model: ForeignModel, vocabulary: Path | None, text: Path | None, *, lowercase: bool) -> Symbols:
+def find_symbols(
+    model: ForeignModel,
+    vocabulary: Path | None,
+    text: Path | None,
+    *,
+    lowercase: bool,
+    unit: ImportedUnit = "character",
+) -> Symbols:
     """Returns the symbols of a foreign model: those of a file, of the text that it was trained on, or its own.
 
-    Raises UsageError unless there is one source of them; InputError if it cannot be read.
+    With the unit byte its numbers are the bytes. Raises UsageError unless there is one source of symbols; InputError if
+    it cannot be read.
     """
     if vocabulary is not None and text is not None:
         raise UsageError("--vocabulary and --text both give the symbols; give one of them")
+    if unit == "byte":
+        if vocabulary is not None or text is not None:
+            raise UsageError("--unit byte says that the model's numbers are the bytes; drop --vocabulary and --text")
+        return Symbols(tuple(map(chr, range(256))), "the list of all bytes", "byte")
     if vocabulary is not None:
         return read_symbols(vocabulary)
     if text is not None:
@@ -126,9 +149,35 @@ def find_symbols(model: ForeignModel, vocabulary: Path | None, text: Path | None
     if model.symbols is None:
         raise UsageError(
             f"a file of {model.program} does not tell which character a number stands for; give --vocabulary FILE with "
-            "the symbols in order, or --text FILE, the text that it was trained on"
+            "the symbols in order, --text FILE, the text that it was trained on, or --unit byte"
         )
-    return Symbols(tuple(map(str, model.symbols)), "the model's vocabulary")
+    return _make_symbols(model.symbols, "the model's vocabulary")
+
+
+def _make_symbols(entries: Sequence[Any], source: str) -> Symbols:
+    """Returns the symbols of a list. They are bytes if some are as torch-rnn writes bytes above 127, or such bytes.
+
+    Raises InputError for other symbols among bytes in brackets.
+    """
+    names = tuple(map(str, entries))
+    values = [_value_of_byte(each) for each in names]
+    bytes_alone = [value for value in values if value is not None]
+    if len(bytes_alone) < len(names) and any(map(BRACKETED.fullmatch, names)):
+        number = values.index(None)
+        raise InputError(
+            f"symbol {number} of {source} is {names[number][:40]!r}, and others of it are bytes; correct it"
+        )
+    if len(bytes_alone) < len(names) or max(bytes_alone, default=0) < 128:  # all ASCII
+        return Symbols(names, source)
+    return Symbols(tuple(map(chr, bytes_alone)), source, "byte")
+
+
+def _value_of_byte(name: str) -> int | None:
+    """Returns the byte that a symbol stands for, if it can be one."""
+    if found := BRACKETED.fullmatch(name):
+        return int(found[1])
+    spelled = byte_values(name)
+    return int(spelled[0]) if len(spelled) == 1 else None
 
 
 def read_symbols(path: Path) -> Symbols:
@@ -144,8 +193,7 @@ def read_symbols(path: Path) -> Symbols:
             raise InputError(f"{path}: the symbols' numbers are not 0, 1, 2, ..., each once; correct it")
         return found
 
-    entries = read_entries(path, _choose)
-    return Symbols(tuple(str(each) for each in entries), str(path))
+    return _make_symbols([*read_entries(path, _choose)], str(path))
 
 
 def symbols_of_text(path: Path, *, lowercase: bool) -> Symbols:
@@ -195,9 +243,8 @@ def write_imported(model: ForeignModel, symbols: Symbols, folder: Path, *, lower
     UsageError if the folder's name is taken.
     """
     model.check()
-    order = symbols.order(len(model.head_bias))
-    vocabulary = Vocabulary.of("".join(symbols.characters))
-    settings = _settings_of(model, lowercase=lowercase)
+    order, vocabulary = symbols.order(len(model.head_bias)), symbols.vocabulary
+    settings = _settings_of(model, lowercase=lowercase, unit=symbols.unit)
     weights = _weights_of(model, order)
     shapes = weight_shapes(settings.model, vocabulary.size)
     assert {name: each.shape for name, each in weights.items()} == shapes
@@ -209,7 +256,7 @@ def write_imported(model: ForeignModel, symbols: Symbols, folder: Path, *, lower
     return Run(folder, made.settings, made.vocabulary, made.origin, made.setting_seals)
 
 
-def _settings_of(model: ForeignModel, *, lowercase: bool) -> Settings:
+def _settings_of(model: ForeignModel, *, lowercase: bool, unit: ImportedUnit) -> Settings:
     read = {"kind": "windows", "length": model.window} if model.window else {"kind": "stream"}
     two_biases = any(layer.bias_hh.any() for layer in model.layers)
     network = {
@@ -221,31 +268,35 @@ def _settings_of(model: ForeignModel, *, lowercase: bool) -> Settings:
         "hidden_bias": two_biases,
         **({"input": "onehot"} if model.embedding is None else {"embedding": model.embedding.shape[1]}),
     }
-    return validate({"model": network, "reader": read, "corpus": {"lowercase": lowercase}})
+    return validate({"model": network, "reader": read, "corpus": {"lowercase": lowercase, "unit": unit}})
 
 
 def _weights_of(model: ForeignModel, order: Sequence[int]) -> dict[str, Float32s]:
-    """Returns the weights by the names of a checkpoint, for symbols in this order and `<unk>`."""
+    """Returns the weights by the names of a checkpoint, for symbols in this order and `<unk>`.
+
+    Bytes that the model does not know are as `<unk>` is.
+    """
+    order = [*order, NONE]
     gates, width = len(GATES[model.cell]), max(layer.width for layer in model.layers)
     found: dict[str, Float32s] = {}
     if model.embedding is not None:
-        found["embedding.weight"] = _with_mean(model.embedding[order])
+        found["embedding.weight"] = _with_mean(model.embedding)[order]
     for depth, layer in enumerate(model.layers):
         name, inputs = f"layers.{depth}.rnn", layer.weight_ih
         if depth:
             inputs = _widen(inputs, 1, width)
         elif model.embedding is None:
-            inputs = _with_mean(inputs.T[order]).T
+            inputs = _with_mean(inputs.T)[order].T
         found |= {
             f"{name}.weight_ih_l0": _widen_gates(inputs, gates, width),
             f"{name}.weight_hh_l0": _widen_gates(_widen(layer.weight_hh, 1, width), gates, width),
             f"{name}.bias_ih_l0": _widen_gates(layer.bias_ih, gates, width),
             f"{name}.bias_hh_l0": _widen_gates(layer.bias_hh, gates, width),
         }
-    likely = int(model.head_bias[order].argmax())
-    head, bias = model.head_weight[order], model.head_bias[order]
-    found["head.weight"] = _widen(np.concatenate([head, head[likely, None]]), 1, width)
-    found["head.bias"] = np.append(bias, bias[likely] - np.float32(UNKNOWN_NATS))
+    head, bias = model.head_weight, model.head_bias
+    likely = int(bias.argmax())
+    found["head.weight"] = _widen(np.concatenate([head, head[likely, None]])[order], 1, width)
+    found["head.bias"] = np.append(bias, bias[likely] - np.float32(UNKNOWN_NATS))[order]
     return {name: np.ascontiguousarray(each, np.float32) for name, each in found.items()}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from scriven.arguments import ExportFormat, ExportNumbers, RnnActivation, check_choice, check_path
+from scriven.arguments import ExportFormat, ExportNumbers, ImportedUnit, RnnActivation, check_choice, check_path
 from scriven.errors import InputError, UsageError
 from scriven.exchange.exported import ExportedModel, read_exported
 from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
@@ -83,6 +83,7 @@ def import_model(
     *,
     vocabulary: AnyPath | None = None,
     text: AnyPath | None = None,
+    unit: ImportedUnit = "character",
     lowercase: bool = False,
     activation: RnnActivation = "tanh",
 ) -> Import:
@@ -90,11 +91,12 @@ def import_model(
 
     `output` is the folder to make; unless given, the name of the file without its ending, in runs/. `vocabulary` is a
     file of the symbols in the order of the model's numbers, and `text`, in its place, the text that it was trained on.
-    With `lowercase` texts are put into small letters before the model reads them. `activation` belongs to an nn.RNN of
-    torch. Raises UsageError if these do not go together, and InputError if a file cannot be read, something is in the
-    way, or Scriven cannot hold the model.
+    With the `unit` byte the numbers are the bytes 0 to 255. With `lowercase` texts are put into small letters before
+    the model reads them. `activation` belongs to an nn.RNN of torch. Raises UsageError if these do not go together, and
+    InputError if a file cannot be read, something is in the way, or Scriven cannot hold the model.
     """
     check_choice("--activation", activation, get_args(RnnActivation))
+    check_choice("--unit", unit, get_args(ImportedUnit))
     path, listed, trained = (
         check_path(name, each) for name, each in (("file", file), ("vocabulary", vocabulary), ("text", text))
     )
@@ -104,7 +106,7 @@ def import_model(
     model = read_foreign(path, activation)
     if activation != "tanh" and model.cell != "rnn":
         raise UsageError(f"--activation is for an nn.RNN of torch, and {path} has a model of {model.cell}; drop it")
-    symbols = find_symbols(model, listed, trained, lowercase=lowercase)
+    symbols = find_symbols(model, listed, trained, lowercase=lowercase, unit=unit)
     with _naming(folder):
         run = write_imported(model, symbols, folder, lowercase=lowercase)
     return Import(run.path, model.program, run.settings.model.name, model.window)

@@ -119,7 +119,7 @@ class _Torch7Reader:
         return int(self._numbers("<i8", 1)[0])
 
     def _string(self) -> str:
-        return self._take(self._int()).decode("utf-8")
+        return self._take(self._int()).decode("utf-8", "surrogateescape")  # a symbol may be a byte
 
     def _numbers(self, kind: str, count: int) -> Any:
         return np.frombuffer(self._take(count * np.dtype(kind).itemsize), kind)
