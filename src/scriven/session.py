@@ -547,13 +547,14 @@ class Model:
     def proofread(self, text: str, *, gain: float = PROOFREAD_GAIN) -> Iterator[Suggestion]:
         """Yields the places of a text where another spelling, one edit away, is likelier by `gain` bits or more.
 
-        Places are those of the text as the model reads it. Raises UsageError for a model of bytes or of windows.
+        Places are those of the text as it is given, and suggestions are as the model reads it. Raises UsageError for a
+        model of bytes or of windows.
         """
         from scriven.inference.proofreading import suggest_edits  # noqa: PLC0415 - few need it
 
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
             raise UsageError(f"gain {gain!r}: give a number of bits above 0")
-        return suggest_edits(self.predictor, self.settings.corpus, self.prepare(text), gain)
+        return suggest_edits(self.predictor, self.settings.corpus, drop_mark(check_text("text", text)), gain)
 
     def novelty(self, text: str, *, stretches: int = 1) -> Novelty:
         """Returns what of a text is in the training text, too: the longest stretches, and shares by length.

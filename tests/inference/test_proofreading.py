@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import scriven
 from conftest import Command
 from random_run import make_random_run
+from scriven.corpus.decoding import prepare
 from scriven.errors import UsageError
 from scriven.inference import proofreading
 from scriven.inference.context import Context
 from scriven.inference.predictor import Predictor
-from scriven.inference.proofreading import NEAR, find_edits
+from scriven.inference.proofreading import NEAR, OriginalPlaces, find_edits
 from scriven.inference.surprisal import read_rows
+from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 from small_model import Text, mixture, predictor_of
 
@@ -123,6 +128,35 @@ def test_places_are_those_of_the_file(name: str, runs: dict[str, Path], tmp_path
     assert done.out.splitlines() == shown and f"{len(found)} suggestion" in done.err
     done = command("proofread", str(runs[name]), str(path), "--gain", "2", "--json")
     assert [json.loads(line) for line in done.out.splitlines()] == [{"file": str(path), **vars(each)} for each in found]
+
+
+@given(
+    text=st.text("eE\u0301\u0323e\u0308 \t\u00a0\u00adİΣσ…—’가\u11a8a", max_size=14),
+    lowercase=st.booleans(),
+    punctuation=st.sampled_from(["keep", "ascii"]),
+    normalize=st.sampled_from(["none", "nfc"]),
+)
+def test_places_of_a_prepared_line_are_found_in_the_original(text: str, **chosen: Any) -> None:
+    corpus = CorpusSettings(**chosen)
+    sizes = [len(prepare(text[:place], corpus)) for place in range(len(text) + 1)]
+    original = OriginalPlaces(f"é…\n{text}\n\u00ad", corpus)
+    for place in range(sizes[-1] + 1):
+        expected = max(at for at, size in enumerate(sizes) if size <= place)
+        assert original.find(2, place) == expected
+    assert original.line(2) == f"{text}\n"
+
+
+def test_columns_and_words_are_those_of_a_file_that_is_prepared(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"normalize": "nfc", "lowercase": True, "punctuation": "ascii"}
+    corpus = {**chosen, "documents": "separator", "separator": "END"}
+    run = make_random_run(tmp_path / "run", Vocabulary.of("\n abcdehlorté.", "END"), corpus=corpus)
+    text = "The\u0301 cat… he\u0301 TED\u00a0\u00adand\nÉach e\u0301 — bed, THE cat\nEND\nhe\u0301\u00adr the e\u0301t"
+    plain = prepare(text, CorpusSettings(**chosen))
+    found = list(scriven.load(run).proofread(text, gain=1.0))
+    assert len(found) > 3 and any(each.found != each.found.lower() for each in found)
+    for each in found:
+        assert text.split("\n")[each.line - 1][each.column - 1 :].startswith(each.found)
+        assert plain.split("\n")[each.line - 1].count(prepare(each.found, CorpusSettings(**chosen)))
 
 
 def test_words_around_an_edit() -> None:

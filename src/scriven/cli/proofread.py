@@ -62,8 +62,8 @@ def proofread(
     text with what follows becomes.
 
     Prints FILE:LINE:COLUMN: what is found -> what is likelier (bits gained), the form that editors jump to places by.
-    Columns are counted in characters. A model of another
-    kind of text, or one that is hardly trained, finds fault with what is right.
+    Lines and columns are those of the file as it is, columns counted in characters, and the suggestion is as the model
+    reads text. A model of another kind of text, or one that is hardly trained, finds fault with what is right.
     """
     from scriven.corpus.sources import find
     from scriven.inference.proofreading import check_can_proofread

@@ -16,10 +16,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from scriven.arrays import Bools, Float64s, Ids
+from scriven.corpus.decoding import changes_text, prepare
 from scriven.errors import UsageError
 from scriven.inference.context import Context, fit, side_by_side
 from scriven.inference.predictor import Predictor
@@ -52,7 +54,8 @@ class Edit:
 class Suggestion:
     """A place of a text where another spelling is likelier: what is `found` there, and what to write instead.
 
-    Lines and columns count from 1, columns in characters. `gain` is in bits.
+    Lines and columns count from 1, columns in characters, and `found` is as in the text before it was prepared. `gain`
+    is in bits.
     """
 
     line: int
@@ -109,16 +112,55 @@ def check_can_proofread(predictor: Predictor) -> None:
 
 
 def suggest_edits(predictor: Predictor, settings: CorpusSettings, text: str, least: float) -> Iterator[Suggestion]:
-    """Yields suggestions that gain `least` bits or more in a text that is prepared as the model's corpus was."""
+    """Yields suggestions that gain `least` bits or more in a text, which is read as the model's corpus was prepared."""
     check_can_proofread(predictor)
-    ids, offsets = _encode_documents(predictor.vocabulary, settings, text)
-    lines = [0, *(match.end() for match in LINE_END.finditer(text))]
+    prepared = prepare(text, settings)
+    ids, offsets = _encode_documents(predictor.vocabulary, settings, prepared)
+    lines, original = _line_starts(prepared), OriginalPlaces(text, settings)
     for edit in find_edits(predictor, ids, least * math.log(2)):
         place = int(offsets[edit.place])
-        begin, end = _words_around(text, place, place + edit.removed)
+        begin, end = _words_around(prepared, place, place + edit.removed)
         line = bisect_right(lines, begin)
-        better = text[begin:place] + predictor.vocabulary.decode(edit.inserted) + text[place + edit.removed : end]
-        yield Suggestion(line, begin - lines[line - 1] + 1, text[begin:end], better, edit.gain / math.log(2))
+        better = (
+            prepared[begin:place] + predictor.vocabulary.decode(edit.inserted) + prepared[place + edit.removed : end]
+        )
+        first, last = (original.find(line, each - lines[line - 1]) for each in (begin, end))
+        found = original.line(line)[first:last]
+        yield Suggestion(line, first + 1, found, better, edit.gain / math.log(2))
+
+
+def _line_starts(text: str) -> list[int]:
+    return [0, *(match.end() for match in LINE_END.finditer(text))]
+
+
+class OriginalPlaces:
+    """Finds places of a prepared text in the text as it was. Both have the same lines, which count from 1 here."""
+
+    def __init__(self, text: str, settings: CorpusSettings) -> None:
+        """`settings` say how the text was prepared."""
+        self._text, self._settings, self._starts = text, settings, [*_line_starts(text), len(text)]
+        self._line = 0  # whose words are known
+        self._words: list[str] = []  # and the white space between them
+        self._ends: list[int] = []  # of each, in the prepared line
+
+    def line(self, line: int) -> str:
+        """Returns a line of the text as it was."""
+        return self._text[self._starts[line - 1] : self._starts[line]]
+
+    def find(self, line: int, place: int) -> int:
+        """Returns the place in a line where the character number `place` of the prepared line comes from."""
+        if not changes_text(self._settings):
+            return place
+        if line != self._line:  # what is done to a word does not depend on others
+            self._line, self._words = line, re.findall(r"\s+|\S+", self.line(line))
+            self._ends = list(accumulate(len(prepare(each, self._settings)) for each in self._words))
+        number = bisect_right(self._ends, place)
+        before = sum(map(len, self._words[:number]))
+        if number == len(self._words):
+            return before
+        word, inside = self._words[number], place - (self._ends[number - 1] if number else 0)
+        prefixes = range(1, len(word) + 1)
+        return before + bisect_right(prefixes, inside, key=lambda size: len(prepare(word[:size], self._settings)))
 
 
 def _words_around(text: str, begin: int, end: int) -> tuple[int, int]:
@@ -136,7 +178,8 @@ def _encode_documents(vocabulary: Vocabulary, settings: CorpusSettings, text: st
     places = np.arange(len(text) + 1)
     if vocabulary.boundary is None:
         return vocabulary.encode(text), places
-    separator = {"lines": LINE_END, "separator": re.compile(re.escape(settings.separator))}.get(settings.documents)
+    between = re.compile(re.escape(prepare(settings.separator, settings)))
+    separator = {"lines": LINE_END, "separator": between}.get(settings.documents)
     cuts = [match.span() for match in separator.finditer(text)] if separator else []
     parts = [(begin, end) for (_, begin), (end, _) in zip([(0, 0), *cuts], [*cuts, (len(text), 0)], strict=True)]
     parts = [(begin, end) for begin, end in parts if begin < end]
