@@ -141,6 +141,8 @@ def documents() -> dict[str, str]:
         "usual.log": "".join(logged),
         "today.log": "".join([*logged[:20], "12:21 Ann jumps, 99 quick dogs!\n"]),
         "udhr.txt": NAVAJO * 40,
+        "words.txt": "F IH1 SH\nK AE1 T\nD AO1 G\nF AE1 T  \n" * 20,
+        "chords.txt": "C Am F G\nDm G C C\n\nF G Em Am\n" * 20,
         "mine.toml": recipes.text("char-rnn"),
         **{f"poems/{name}.txt": sentence for name, sentence in zip(names[:8], sentences[:8], strict=True)},
     }

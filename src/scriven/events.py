@@ -34,6 +34,7 @@ class Started:
     flops_per_character: float = 0.0  # floating-point operations of training on one symbol; see `training_flops`
     peak_flops: float = 0.0  # per second, that products of matrices reach on all machines; 0 if unknown
     counts: bool = False  # whether evaluations are of the network alone, since counts of the text stand beside it
+    unit: str = "character"  # what the model reads at each step: all "characters" of events are these
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,16 @@ class Loss:
     def __repr__(self) -> str:
         return f"Loss({self.describe()})"
 
-    def describe(self) -> str:
-        """Returns the mean surprisal in words: bits per character, and the number of characters."""
+    def describe(self, symbol: str = "character") -> str:
+        """Returns the mean surprisal in words: bits per character, and the number of characters.
+
+        `symbol` is what a character is called.
+        """
         if not self.characters:
-            return "no characters"
-        counted = f"{self.characters:,} character{'s' * (self.characters != 1)}"
+            return f"no {symbol}s"
+        counted = f"{self.characters:,} {symbol}{'s' * (self.characters != 1)}"
         ends = f", {self.ends:,} end{'s' * (self.ends != 1)} of documents" if self.ends else ""
-        return f"{self.bits_per_char:.4f} bits per character, {counted}{ends}"
+        return f"{self.bits_per_char:.4f} bits per {symbol}, {counted}{ends}"
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(

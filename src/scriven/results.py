@@ -10,6 +10,7 @@ import numpy as np
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.inference.surprisal import tally
 from scriven.loss import Loss
+from scriven.settings import symbol_word
 from scriven.vocabulary import Vocabulary
 
 
@@ -50,7 +51,7 @@ class Read(NamedTuple):
 class Score(Loss):
     """How surprising a text was: its loss, the number of its unseen symbols, and the surprisal of each symbol.
 
-    A symbol is a character, or a byte of UTF-8 if the model's unit is the byte; "characters" are symbols here. The cost
+    A symbol is a character, a byte of UTF-8 or a token, as the model's unit is; "characters" are symbols here. The cost
     of documents' ends is in `end_nats` and `total_nats`, separate from the symbols.
     """
 
@@ -61,7 +62,8 @@ class Score(Loss):
 
     def __repr__(self) -> str:
         unseen = f", {self.unseen:,} unseen" if self.unseen else ""
-        return f"Score({'adaptive: ' * self.adaptive}{self.describe()}{unseen})"
+        symbol = "character" if self.read is None else symbol_word(self.read.vocabulary.unit)
+        return f"Score({'adaptive: ' * self.adaptive}{self.describe(symbol)}{unseen})"
 
     def _repr_html_(self) -> str:
         """Returns the text in colours for a notebook: the darker a character, the more it surprised."""

@@ -48,6 +48,7 @@ from scriven.inference.generation import (
     LENGTH,
     LIVE,
     SAMPLING,
+    Generation,
     GenerationOptions,
     StreamDecoder,
     begin_rule,
@@ -365,7 +366,7 @@ class Model:
         document after it. Raises UsageError for values out of range, and as `stream` does.
         """
         read = self.read_ids(prompt)
-        options = BeamOptions(beam, length, check_stops(stop), self._ends(until_end), rule)
+        options = BeamOptions(beam, length, check_stops(stop), self._ends(until_end), rule, prompt)
         if check_whole("count", count, 0, "0 or more texts to find") > options.width:
             raise UsageError(
                 f"count {count:,}: a beam of {options.width:,} finds no more than that; give a larger beam"
@@ -402,7 +403,8 @@ class Model:
         random = np.random.default_rng(first_seed(seed))
         after = self.suffix_ids(suffix, until_end=until_end)
         found = find_middle(self.predictor, read, after, MiddleOptions(writing, draws), random)
-        return WrittenText(found.text, True, effective_draws=found.effective_draws)
+        text = self.vocabulary.fit_between(prompt, found.text, suffix)
+        return WrittenText(text, True, effective_draws=found.effective_draws)
 
     def suffix_ids(self, suffix: str, *, until_end: bool) -> Ids:
         """Returns the ids (symbols,) of a text that follows a middle, and ends its document with `until_end`."""
@@ -424,7 +426,7 @@ class Model:
     ) -> Iterator[WrittenText]:
         read = lru_cache(1)(self._after)  # the same prompt may come many times
         texts = (
-            (options.begin(self.vocabulary, np.random.default_rng(seed), index), read(prompt))
+            (options.begin(self.vocabulary, np.random.default_rng(seed), index, after=prompt), read(prompt))
             for seed, prompt in prompts
         )
         for line, text in generate_many(self.predictor, texts, options.may_end):
@@ -445,12 +447,12 @@ class Model:
         assert place is not None
         return rule_nats(self.predictor, self._after(prompt), place, self.vocabulary.encode(text))
 
-    def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> StreamDecoder:
-        """Returns a decoder from ids to the text of one generation.
+    def pen(self, stop: Sequence[str] = (), until_end: bool = False, *, after: str = "") -> StreamDecoder:
+        """Returns a decoder from ids to the text of one generation, which follows the text `after`.
 
         Raises UsageError for `until_end` if the model knows no documents, and for values of other types.
         """
-        return make_decoder(self.vocabulary, stop, until_end=until_end)
+        return make_decoder(self.vocabulary, stop, until_end=until_end, after=after)
 
     @overload
     def score(self, text: str, *, adapt: bool = False) -> Score: ...
@@ -611,6 +613,7 @@ class Session:
         self._model = model
         self._memory = memory
         self._random = random
+        self._last = "?" if memory.begun else ""  # of the text so far, its last piece; which one is not saved
 
     def __repr__(self) -> str:
         """The model, and the symbols that are most likely now; not at once if counts must read for that."""
@@ -638,6 +641,7 @@ class Session:
         if len(ids) != 1:
             raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
         self._memory.read(ids)
+        self._last = vocabulary.decode(ids)
         state = self._memory.state
         return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state or ()))
 
@@ -665,11 +669,14 @@ class Session:
 
     def fork(self) -> Session:
         """Returns a copy that continues on its own. It would draw the same text."""
-        return Session(self._model, self._memory.fork(), copy.deepcopy(self._random))
+        made = Session(self._model, self._memory.fork(), copy.deepcopy(self._random))
+        made._last = self._last
+        return made
 
     def read(self, text: str) -> None:
-        """Reads a piece of text. Each piece is prepared alone."""
+        """Reads a piece of text. Each piece is prepared alone, and a token ends with it."""
         self._memory.read(self._ids(text))
+        self._last = text or self._last
 
     def end(self) -> None:
         """Ends the document here; the next text begins another one.
@@ -678,6 +685,7 @@ class Session:
         """
         make_decoder(self._model.vocabulary, until_end=True)
         self._memory.read(self._model.predictor.opening)
+        self._last = ""
 
     def score(self, text: str) -> Score:
         """Reads a piece of text, and returns how surprising it is after the text before it.
@@ -685,6 +693,7 @@ class Session:
         A model of documents counts an end at every separator in the piece.
         """
         ids = self._ids(text)
+        self._last = text or self._last
         return score_of(self._model.vocabulary, ids, self._memory.score(ids), adaptive=self._memory.adaptive)
 
     def _ids(self, text: str) -> Ids:
@@ -721,7 +730,16 @@ class Session:
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
         line = options.begin(self._model.vocabulary, self._random, self._model._followers(options))
-        return self._memory.write(line, options.piece)
+        return self._pieces(line, options.piece)
+
+    def _pieces(self, line: Generation, piece: int) -> Iterator[str]:
+        """Yields what is written after all that was read, and remembers how it ends."""
+        line.pen.follow(self._last)
+        for text in self._memory.write(line, piece):
+            self._last = text
+            yield text
+        if line.pen.ended:
+            self._last = ""
 
 
 def load(

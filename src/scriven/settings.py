@@ -19,7 +19,8 @@ from scriven.runtime import Registry
 Array = TypeVar("Array")  # of numpy or of torch
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
-Unit = Literal["character", "byte"]
+Unit = Literal["character", "byte", "token"]
+SHORT_NAMES = {"character": "char"}  # of symbols, in units such as bits/char
 PLAINER = {
     "float_parsing": "give a number, such as 5 or 0.5",
     "int_parsing": "give a whole number",
@@ -58,6 +59,17 @@ def _known_to(registry: Registry) -> AfterValidator:
     return AfterValidator(_check)
 
 
+def symbol_word(unit: str) -> str:
+    """Returns what a symbol is called: a token, or else a character, which is a byte for a model of bytes."""
+    return "token" if unit == "token" else "character"
+
+
+def bits_unit(unit: str) -> str:
+    """Returns the unit of losses in few letters, such as bits/char."""
+    word = symbol_word(unit)
+    return f"bits/{SHORT_NAMES.get(word, word)}"
+
+
 def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
     """Returns a field with its help, which ends with the default, unless that is nothing: zero, empty or no.
 
@@ -87,7 +99,11 @@ class Frozen(BaseModel):
 class CorpusSettings(Frozen):
     """How text becomes ids."""
 
-    unit: Unit = setting("character", "what the model reads at each step: a Unicode character or a byte")
+    unit: Unit = setting(
+        "character",
+        "what the model reads at each step: a Unicode character, a byte, or a token, which is what stands between "
+        "spaces, such as a phoneme or a chord",
+    )
     documents: Literal["none", "lines", "files", "separator"] = setting(
         "none",
         "what counts as one document: a line, a file, or the text between two separators. The model forgets "
@@ -111,7 +127,7 @@ class CorpusSettings(Frozen):
     )
     alphabet: str = setting(
         "",
-        "file with the characters that the model knows (JSON, or one per line), instead of all that occur "
+        "file with the characters or tokens that the model knows (JSON, or one per line), instead of all that occur "
         "in the training text",
     )
     encoding: str = setting("utf-8", "encoding of the text, by its name in Python, such as cp1252, shift_jis or utf-16")

@@ -44,7 +44,7 @@ from scriven.inference.chunks import prompt_ids
 from scriven.model.language_model import State, make_model, zero_rows
 from scriven.runs.folder import VOCABULARY_FILE
 from scriven.settings import CorpusSettings, ModelSettings
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import Vocabulary, join_tokens
 
 MODEL_TYPE = "scriven"
 LONGEST = 1 << 20  # symbols of a text, for programs that ask: the model itself has no limit
@@ -193,7 +193,7 @@ def _keep(state: State, cache: Cache | None) -> Cache:
 
 
 class ScrivenTokenizer(PreTrainedTokenizer):
-    """Converts text to the ids of its characters or bytes, prepared as the run's corpus was.
+    """Converts text to the ids of its characters, bytes or tokens, prepared as the run's corpus was.
 
     With `add_special_tokens`, a text begins as Scriven reads it. A text may begin with `bos_token` itself, and end with
     `eos_token` if the model knows documents; elsewhere these are characters like all others.
@@ -224,13 +224,13 @@ class ScrivenTokenizer(PreTrainedTokenizer):
         return dict(self._numbers)
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
-        """Returns the characters or bytes of a text, as strings."""
+        """Returns the characters, bytes or tokens of a text, as strings."""
         begins = text.startswith(self.bos_token)
         ends = self.eos_token == BOUNDARY and text[len(BOUNDARY) * begins :].endswith(BOUNDARY)
         inner = text[len(self.bos_token) * begins : len(text) - len(BOUNDARY) * ends]
         ids = prompt_ids(inner if begins else drop_mark(inner), self.vocabulary, self._settings).tolist()
         size = self.vocabulary.size
-        symbols = [self._names[each] if each < size else chr(each - size) for each in ids]
+        symbols = [self._names[each] if each < size else self.vocabulary.decode([each]) for each in ids]
         return [self.bos_token] * begins + symbols + [self.eos_token] * ends
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -259,6 +259,8 @@ class ScrivenTokenizer(PreTrainedTokenizer):
         vocabulary = self.vocabulary
         if skip_special_tokens:
             return vocabulary.decode(_without_ends([each for each in ids if each < vocabulary.size], vocabulary))
+        if vocabulary.unit == "token":
+            return join_tokens(self._names[each] for each in ids)
         first = len(vocabulary.symbols)  # of the special ones
         runs = (
             ("".join(self._names[each] for each in run) if special else vocabulary.decode([*run]))
@@ -284,9 +286,17 @@ def _without_ends(ids: list[int], vocabulary: Vocabulary) -> list[int]:
 
 
 def token_names(vocabulary: Vocabulary) -> list[str]:
-    """Returns the name of each id, with those that transformers adds."""
+    """Returns the name of each id, with those that transformers adds.
+
+    Raises UsageError if a token of the text has one of these names.
+    """
     more = [UNKNOWN, BEGIN, PADDING] if vocabulary.boundary is None else [BOUNDARY, UNKNOWN, PADDING]
-    return [*map(chr, vocabulary.symbols), *more]
+    if doubled := sorted({*more}.intersection(vocabulary.tokens)):
+        raise UsageError(
+            f"the text has the token {doubled[0]}, which is the name of a special one of transformers; export the run "
+            "--to torch or onnx"
+        )
+    return [*vocabulary.names, *more]
 
 
 def write_description(about: dict[str, Any], settings: ModelSettings, corpus: CorpusSettings, folder: Path) -> None:

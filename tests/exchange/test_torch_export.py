@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from scriven.vocabulary import Vocabulary
 TEXT = "all the old, dark\nroads led to the bar€ and the halt\n" * 20
 CLOSE = 1e-5  # nats per character
 DOCUMENTS = Vocabulary.of(LETTERS.strip("\n"), "\n")
+TOKENS = Vocabulary.of_tokens(["all", "the", "old,", "led", "\n", "halt", "of"])
 LINES = {"corpus": {"documents": "lines"}}
 PIECES = {"corpus": {"documents": "separator", "separator": "He"}}
 
@@ -47,6 +49,8 @@ MODELS: dict[str, tuple[Vocabulary | None, dict[str, Any]]] = {
     "files": (Vocabulary.of(LETTERS, "\n"), {"corpus": {"documents": "files"}}),
     "bytes": (Vocabulary.of_bytes(), {"corpus": {"unit": "byte"}}),
     "bytes of lines": (Vocabulary.of_bytes("\n"), {"corpus": {"unit": "byte", "documents": "lines"}}),
+    "tokens": (TOKENS, {"corpus": {"unit": "token"}}),
+    "tokens of lines": (replace(TOKENS, separator="\n"), {"corpus": {"unit": "token", "documents": "lines"}}),
     "no line end": (Vocabulary.of(LETTERS.strip("\n")), {}),
     "plain punctuation": (None, {"corpus": {"punctuation": "ascii", "normalize": "nfc"}}),
     "windows": (None, {"reader": {"kind": "windows", "length": 5}}),

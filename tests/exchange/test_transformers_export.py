@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[Vocabulary | None, dict[str, Any]]] = {
         {"corpus": {"documents": "separator", "separator": "He", "lowercase": True}},
     ),
     "bytes": (Vocabulary.of_bytes(), {"corpus": {"unit": "byte"}}),
+    "tokens": (Vocabulary.of_tokens([*TEXT.split(), "a", "\n"]), {"corpus": {"unit": "token"}}),
     "no line end": (Vocabulary.of(LETTERS.strip("\n")), {}),
     "windows": (None, {"reader": {"kind": "windows", "length": 5}}),
 }
@@ -231,6 +232,7 @@ def test_text_comes_back(opened: dict[str, Opened]) -> None:
     for name, here in opened.items():
         text = "a <bos>, called ho\nto" if name != "no line end" else "a bold road"
         text = "".join(each for each in text if each in LETTERS) if name != "bytes" else text + "€"
+        text = "all the old,\na bar€" if name == "tokens" else text
         ids = here.tokenizer(text).input_ids
         assert here.tokenizer.decode(ids, skip_special_tokens=True) == text
         assert here.tokenizer(here.tokenizer.bos_token + text).input_ids == ids
@@ -240,6 +242,14 @@ def test_text_comes_back(opened: dict[str, Opened]) -> None:
             text.replace("\n", "<boundary>") if name == "lines" else text
         )
     assert opened["text"].tokenizer.decode(opened["text"].read("a€")[0]) == "<bos>a<unk>"
+    assert opened["tokens"].tokenizer.decode(opened["tokens"].read(" a  never")[0]) == "<bos> a <unk>"
+
+
+def test_a_token_with_the_name_of_a_special_one_is_refused(tmp_path: Path) -> None:
+    run = make_random_run(tmp_path / "run", Vocabulary.of_tokens(["a", "<unk>"]), corpus={"unit": "token"})
+    with pytest.raises(UsageError, match="the token <unk>, which is the name of a special one"):
+        write_transformers(read_exported(str(run)), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_a_new_model_has_weights_of_its_own(opened: dict[str, Opened]) -> None:

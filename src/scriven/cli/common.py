@@ -18,7 +18,7 @@ from scriven import strict_json
 from scriven.arguments import epoch_of
 from scriven.cli.mistakes import UnknownOption
 from scriven.errors import UsageError
-from scriven.settings import CorpusSettings, validate
+from scriven.settings import CorpusSettings, bits_unit, symbol_word, validate
 
 if TYPE_CHECKING:
     from scriven.arrays import Ids
@@ -180,12 +180,12 @@ def note_line_ends(
     """Yields the chunks of a text, then prints a note if its line ends differ from those of the training text.
 
     `line_ends` are counted while the chunks are made. The note starts with `about`. A model of bytes knows all line
-    ends, so it gets no note.
+    ends, and one of tokens has only one kind, so they get no note.
     """
     yield from chunks
     known = ord("\n") in vocabulary.symbols, ord("\r") in vocabulary.symbols
     found = line_ends.feeds > 0, line_ends.returns > 0
-    if vocabulary.unit == "byte" or found == known or not (any(found) and any(known)):
+    if vocabulary.unit != "character" or found == known or not (any(found) and any(known)):
         return
     note(
         f"{about}the text has {line_ends}, but the model was trained on {LINE_ENDS[known]}; convert the line ends, "
@@ -271,26 +271,26 @@ def show(rows: Iterable[Row], form: Form) -> int:
     return count
 
 
-def in_bits(total: SurprisalSum) -> Row:
-    """Returns what people are shown of a text's surprisal: bits per character first, and what that means.
+def in_bits(total: SurprisalSum, unit: str) -> Row:
+    """Returns what people are shown of a text's surprisal: bits per character or token first, and what that means.
 
     Ends of documents, where any were read, have bits of their own. The sums are in bits too.
     """
     from scriven.report import describe_choices
 
-    loss = total.loss
+    loss, symbol = total.loss, symbol_word(unit)
     ends = {
         "ends": loss.ends,
         "bits_per_end": loss.end_nats / loss.ends / math.log(2) if loss.ends else math.nan,
         "bits_per_document": loss.nats_per_document / math.log(2),
     }
     return {
-        "bits_per_char": loss.bits_per_char,
-        "on_average": describe_choices(loss.nats_per_char),
+        bits_unit(unit).replace("/", "_per_"): loss.bits_per_char,
+        "on_average": describe_choices(loss.nats_per_char, unit),
         "bits_per_byte": loss.bits_per_byte,
         **(ends if loss.ends else {}),
         "total_bits": loss.total_nats / math.log(2),
-        "characters": loss.characters,
+        f"{symbol}s": loss.characters,
         "bytes": loss.bytes,
         "unseen": total.unseen,
     }
@@ -361,6 +361,9 @@ def _words(row: Row) -> str:
 
 
 def name_characters(characters: Sequence[str]) -> str:
-    """Returns the first ten characters with their code points, and how many more there are."""
-    shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in characters[:10]]
+    """Returns the first ten characters with their code points, or tokens, and how many more there are."""
+    shown = [
+        f"{c if c.isprintable() else ascii(c)[1:-1]}" + (f" (U+{ord(c):04X})" if len(c) == 1 else "")
+        for c in characters[:10]
+    ]
     return ", ".join(shown) + (f", and {len(characters) - 10:,} more" if characters[10:] else "")

@@ -127,6 +127,11 @@ def find_network(name: str) -> ArchiveNetwork:
         weights, vocabulary = start.read_arrays(), start.vocabulary
         return ArchiveNetwork(Sampler(start.settings, weights, "int8", vocabulary.boundary), vocabulary, name)
     predictor = load(name, device="cpu", precision="int8").predictor
+    if predictor.vocabulary.unit == "token":
+        raise UsageError(
+            f"{name} reads tokens, which do not have all white space of a file; use a model of characters, or leave "
+            "--with out"
+        )
     sampler = predictor.sampler()
     if sampler is None:
         raise UsageError(

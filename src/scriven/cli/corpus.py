@@ -268,8 +268,8 @@ def stop_on_signal() -> Iterator[None]:
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:
-    header, symbols = corpus.header, corpus.vocabulary.symbols
-    most_frequent_first = sorted(range(len(symbols)), key=lambda id: -header.frequencies[id])
+    header, names = corpus.header, corpus.vocabulary.names
+    most_frequent_first = sorted(range(len(names)), key=lambda id: -header.frequencies[id])
     return {
         "path": corpus.name,
         "texts": corpus.texts,
@@ -279,7 +279,7 @@ def _facts(corpus: Corpus) -> dict[str, Any]:
         "validation": _part_facts(corpus.validation),
         "counts": corpus.counts.model_dump(),
         "notes": corpus.notes,
-        "symbols": {_symbol(symbols[id], corpus.settings.unit): header.frequencies[id] for id in most_frequent_first},
+        "symbols": {_symbol(names[id], corpus.settings.unit): header.frequencies[id] for id in most_frequent_first},
     }
 
 
@@ -299,8 +299,8 @@ def _part_in_words(facts: dict[str, int], unit: str) -> str:
     return f"{words} in {amount(facts['documents'], 'document', 'documents')} of {lengths}"
 
 
-def _symbol(symbol: int, unit: str) -> str:
-    return chr(symbol) if unit == "character" or symbol < 128 else f"0x{symbol:02x}"
+def _symbol(name: str, unit: str) -> str:
+    return f"0x{ord(name):02x}" if unit == "byte" and ord(name) >= 128 else name
 
 
 def _as_words(facts: dict[str, Any]) -> str:

@@ -132,7 +132,7 @@ def _measure_all(
         name.replace("nats", "bits"): value / math.log(2) if "nats" in name else value
         for name, value in computed.items()
     }
-    return name | in_bits(total) | bits
+    return name | in_bits(total, model.vocabulary.unit) | bits
 
 
 def _check_loss(loss: Loss, model: Model, run: str, text: str, protocol: str) -> None:

@@ -17,6 +17,7 @@ from scriven.cli.runs import loss_facts, summary_words
 from scriven.errors import InputError, UsageError
 from scriven.loss import Loss
 from scriven.runtime import TRAIN_EXTRA
+from scriven.settings import bits_unit, symbol_word
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ def _show_run(name: str, layers: bool, *, as_json: bool) -> None:
         return
     show([{"run": row.pop("run"), **summary_words(run, summary)}], "words")
     details = {name: value for name, value in row.items() if name not in {"model", "parameters"}}
-    details |= {"checkpoints": [_describe(checkpoint) for checkpoint in row["checkpoints"]]}
+    details |= {"checkpoints": [_describe(checkpoint, row["unit"]) for checkpoint in row["checkpoints"]]}
     details |= {"chosen": ", ".join(row["chosen"])} if row.get("chosen") else {}
     details |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
     details |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if "layers" in row else {}
@@ -156,12 +157,12 @@ def _counts(manifest: Row) -> Row:
     return facts | ({"network_alone": True, "mixture": mixture} if mixture else {})
 
 
-def _describe(checkpoint: Row) -> str:
+def _describe(checkpoint: Row, unit: str) -> str:
     if "damaged" in checkpoint:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
     of = "network alone" if checkpoint.get("network_alone") else "validation loss"
-    result = "not validated" if loss is None else f"{of} {loss / math.log(2):.4f} bits/char"
+    result = "not validated" if loss is None else f"{of} {loss / math.log(2):.4f} {bits_unit(unit)}"
     if (accuracy := checkpoint.get("validation_accuracy")) is not None:
         result += f", {100 * accuracy:.1f} % right"
     if (counts := checkpoint.get("counts_nats_per_char")) is not None:
@@ -169,7 +170,7 @@ def _describe(checkpoint: Row) -> str:
         result += ", mixed" if "mixture" in checkpoint else ""
     epochs = checkpoint["epochs"]
     step = f"step {checkpoint['step']:,}" + ("" if epochs is None else f" (epoch {epochs:.2f})")
-    return f"{step}: {checkpoint['characters']:,} characters read, {result}"
+    return f"{step}: {checkpoint['characters']:,} {symbol_word(unit)}s read, {result}"
 
 
 def _machine() -> Row:

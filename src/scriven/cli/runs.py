@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from scriven.cli.common import Json, Row, note, put_json, visible_line
 from scriven.errors import InputError
+from scriven.settings import bits_unit, symbol_word
 
 if TYPE_CHECKING:
     from scriven.runs import Run
@@ -125,15 +126,22 @@ def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     from scriven.report import describe_choices
     from scriven.report.words import NETWORK_ALONE, duration
 
-    size = f": {summary.training_characters:,} characters" if summary.training_characters else ""
+    unit = run.vocabulary.unit
+    size = f": {summary.training_characters:,} {symbol_word(unit)}s" if summary.training_characters else ""
     size += f", and {summary.validation_characters:,} for validation" if summary.validation_characters else ""
     words: dict[str, Any] = {"text": name_texts(run.origin.get("texts", [])) + size}
     size = f", {summary.parameters:,} parameters" if summary.parameters else ""
     words["model"] = f"{run.settings.model.name}{size}" + (", mixed with counts of the text" if summary.mixed else "")
     if loss := summary.loss:
-        right = f"; its likeliest character is right {100 * loss.accuracy:.0f} % of the time" if loss.judged else ""
+        right = (
+            f"; its likeliest {symbol_word(unit)} is right {100 * loss.accuracy:.0f} % of the time"
+            if loss.judged
+            else ""
+        )
         alone = f" ({NETWORK_ALONE})" * summary.network_alone
-        words["loss"] = f"{loss.bits_per_char:.3f} bits/char, {describe_choices(loss.nats_per_char)}{right}{alone}"
+        words["loss"] = (
+            f"{loss.bits_per_char:.3f} {bits_unit(unit)}, {describe_choices(loss.nats_per_char, unit)}{right}{alone}"
+        )
     if len(summary.losses) > 1:
         first, last = (value / math.log(2) for value in (summary.losses[0], summary.losses[-1]))
         alone = f", of the {NETWORK_ALONE}" * summary.counted

@@ -268,8 +268,8 @@ def _choose(model: Model, prompt: str, length: int) -> None:
     """Lets a person write by choosing, and prints the text at the end."""
     from scriven.cli.choose import choose
 
-    if model.vocabulary.unit == "byte":
-        raise UsageError("--choose shows characters, and this is a model of bytes; use --interactive instead")
+    if (unit := model.vocabulary.unit) != "character":
+        raise UsageError(f"--choose shows characters, and this is a model of {unit}s; use --interactive instead")
     session = model.session()
     session.read(prompt)
     show_text(prompt, iter([choose(model, session, prompt, length)]))
@@ -380,7 +380,8 @@ def _note_unknown(model: Model, text: str) -> None:
     """Prints a note on characters of a prompt that the model does not know."""
     unknown = model.unknown_characters(text)
     if unknown:
-        note(f"the model has never seen these characters and reads them as <unk>: {name_characters(unknown)}")
+        symbols = "tokens" if model.vocabulary.unit == "token" else "characters"
+        note(f"the model has never seen these {symbols} and reads them as <unk>: {name_characters(unknown)}")
         from scriven.inference.surprisal import describe_form, other_form
 
         if form := other_form(model.vocabulary, unknown):

@@ -122,7 +122,11 @@ class ModelRows:
     def words(self, chunks: Iterable[Ids]) -> Row | None:
         """Returns the row that people are shown of one text, or None for a text without a character."""
         total = self._sum(self._read(chunks, with_entropy=False)[0])
-        return {**in_bits(total), "precision": self._precision} if total.loss.characters else None
+        return (
+            {**in_bits(total, self.model.vocabulary.unit), "precision": self._precision}
+            if total.loss.characters
+            else None
+        )
 
     def _read(self, chunks: Iterable[Ids], *, with_entropy: bool) -> tuple[Iterator[Scored], UnitRule]:
         """Returns the surprisals of one text, and the rule that ends its units."""
@@ -403,4 +407,5 @@ def _show_symbol(vocabulary: Vocabulary, symbol: int) -> str:
     if vocabulary.unit == "byte":
         return Verbatim(f"\\x{symbol:02x}") if symbol > 127 else chr(symbol)
     character = vocabulary.decode([symbol])
-    return Verbatim(f"\\x{ord(character) - 0xDC00:02x}") if "\udc80" <= character <= "\udcff" else character
+    is_byte = len(character) == 1 and "\udc80" <= character <= "\udcff"
+    return Verbatim(f"\\x{ord(character) - 0xDC00:02x}") if is_byte else character

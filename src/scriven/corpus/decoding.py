@@ -186,6 +186,7 @@ class ReadCounts:
     lowercased: Change = field(default_factory=Change)
     punctuation: Change = field(default_factory=Change)
     normalized: Change = field(default_factory=Change)
+    spaces: int = 0  # places where white space between tokens was put into plain form
     streamed: Any = field(default_factory=hashlib.sha256)  # of the bytes of sources without a stamp
     documents: int = 0  # with characters in them
     empty: int = 0  # documents without any

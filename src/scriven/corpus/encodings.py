@@ -123,7 +123,7 @@ def decode(
     Raises InputError for an invalid byte with "strict", and if the source is clearly not text.
     """
     has_zeros = settings.encoding.startswith(HAVE_ZEROS)
-    if settings.invalid == "strict" and settings.unit == "character" and not has_zeros:
+    if settings.invalid == "strict" and settings.unit != "byte" and not has_zeros:
         chunks = _check_text(
             chunks if live else _check_beginning(chunks, name, settings.encoding, offset), name, offset
         )

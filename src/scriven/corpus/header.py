@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -16,9 +17,9 @@ from scriven import strict_json
 from scriven.corpus.filesystem import Place, explain_errors, join_place, open_file
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
-from scriven.vocabulary import UNICODE_SIZE, readable_json
+from scriven.vocabulary import UNICODE_SIZE, is_token, readable_json
 
-FORMAT = 2
+FORMAT, FORMAT_OF_TOKENS = 2, 3  # earlier versions know no tokens
 NAME = "corpus.json"
 LARGEST_HEADER_BYTES = 1 << 25  # bytes of a header; all of Unicode, with frequencies, takes two thirds of it
 MOST_HEADER_PARTS = 2 * UNICODE_SIZE  # parts of its JSON (arrays, objects, keys), for the same reason
@@ -79,12 +80,16 @@ class Counts(Frozen):
     unknown: Whole  # the same in both parts; the training part has some only if an alphabet is given
     documents: Whole  # of the training and the validation part
     duplicates: Whole = 0  # validation documents that the training part has too; left out if the settings say so
+    spaces: Whole = 0  # places where white space between tokens was put into plain form
     empty: Whole  # documents that were left out because they have no character
     bad_rows: Whole = 0  # rows of tables that were left out because they have no text in the column
 
 
 class Header(Frozen):
-    """The whole header. In the shards, id C + j means `unseen[j]`, a code point that the vocabulary lacks."""
+    """The whole header. In the shards, id C + j means `unseen[j]`, a code point that the vocabulary lacks.
+
+    With `corpus.unit token` it means `unseen_tokens[j]`, and `unseen` is empty.
+    """
 
     format: int
     key: str  # a hash of what the corpus was made from
@@ -95,6 +100,7 @@ class Header(Frozen):
     training: PartHeader
     validation: PartHeader
     unseen: tuple[Whole, ...]
+    unseen_tokens: tuple[str, ...] = ()
     vocabulary: dict[str, Any]  # the values of `Vocabulary.to_json`
     frequencies: tuple[Whole, ...]  # of each known symbol, in the training part
 
@@ -107,6 +113,10 @@ class Header(Frozen):
         rising = all(a < b for a, b in zip((-1, *self.unseen), (*self.unseen, UNICODE_SIZE), strict=True))
         if not rising:
             raise ValueError("unseen symbols must be code points, each one once, sorted")
+        if self.unseen and self.unseen_tokens:
+            raise ValueError("unseen symbols are code points or tokens, not both")
+        if not all(map(is_token, self.unseen_tokens)):
+            raise ValueError("unseen tokens must be tokens")
         return self
 
 
@@ -125,7 +135,7 @@ def read_header(folder: Place) -> Header:
     path = join_place(folder, NAME)
     if isinstance(path, Path) and not _exists(path):
         raise InputError(f"{folder} is not a corpus; make one with: scriven corpus build TEXT -o DIR")
-    header = read_json(path, Header, FORMAT, BUILD_AGAIN)
+    header = read_json(path, Header, (FORMAT, FORMAT_OF_TOKENS), BUILD_AGAIN)
     if isinstance(folder, Path):
         for shard in header.training.files + header.validation.files:
             check_file(folder, shard, BUILD_AGAIN)
@@ -151,8 +161,8 @@ def write_json(path: Path, values: Frozen) -> None:
         os.fsync(file.fileno())
 
 
-def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Value:
-    """Reads an object of this kind and of format `number` from a JSON file of at most `LARGEST_HEADER_BYTES` bytes.
+def read_json(path: Place, kind: type[Value], formats: Sequence[int], way_out: str) -> Value:
+    """Reads an object of this kind, in one of its formats, from a JSON file of at most `LARGEST_HEADER_BYTES` bytes.
 
     Raises InputError if it is anything else, with `way_out` as the advice.
     """
@@ -167,8 +177,9 @@ def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Valu
         if len(data) > LARGEST_HEADER_BYTES:
             raise ValueError("it is too long")
         values = strict_json.parse(data.decode("utf-8"), MOST_HEADER_PARTS)
-        if values["format"] != number:
-            raise InputError(f"{path} has format {values['format']!r}, not {number}; {way_out}")
+        if values["format"] not in formats:
+            known = " or ".join(map(str, formats))
+            raise InputError(f"{path} has format {values['format']!r}, not {known}; {way_out}")
         return kind.model_validate(values)
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} is damaged; {way_out}") from None

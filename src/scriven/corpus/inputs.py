@@ -22,7 +22,15 @@ from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps
 from scriven.errors import InputError, UsageError, join_names
 from scriven.settings import CorpusSettings, Frozen
-from scriven.vocabulary import Symbols, byte_places, byte_values, code_points
+from scriven.vocabulary import (
+    Symbols,
+    TokenNumbers,
+    byte_places,
+    byte_values,
+    code_points,
+    is_token,
+    token_places,
+)
 
 
 def check_useful(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:
@@ -68,26 +76,28 @@ _ESCAPE = re.compile(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(0[0-9a-fA-
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Code points, strictly rising, and the entries of the alphabet's file that were left out."""
+    """Code points, strictly rising, or tokens, and the entries of the alphabet's file that were left out."""
 
     symbols: tuple[int, ...]
     special: tuple[str, ...] = ()  # names in angle brackets
     repeated: int = 0  # entries that the file had before
+    tokens: tuple[str, ...] = ()  # strictly rising
 
     def notes(self) -> Iterator[str]:
         """Notes for the user, one sentence each."""
         if self.special:
             yield f"left out of the alphabet, as they are names and not characters: {', '.join(self.special)}"
         if self.repeated:
-            yield f"the alphabet repeats {self.repeated:,} of its characters"
+            yield f"the alphabet repeats {self.repeated:,} of its {'tokens' if self.tokens else 'characters'}"
 
 
-def read_alphabet(path: Path) -> Alphabet:
+def read_alphabet(path: Path, *, of_tokens: bool = False) -> Alphabet:
     """Reads the alphabet in a file.
 
-    Raises InputError if it cannot be read, has an entry that is not one character, or has no entry.
+    Raises InputError if it cannot be read, has an entry that is not one character or token, or has no entry.
     """
-    return _alphabet_of(read_entries(path, _listed), path)
+    entries = read_entries(path, _listed)
+    return _token_alphabet(entries, path) if of_tokens else _alphabet_of(entries, path)
 
 
 def read_entries(path: Path, choose: Callable[[Any], list[Any] | None]) -> Iterable[Any]:
@@ -120,6 +130,20 @@ def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
     return Alphabet(tuple(sorted(symbols)), tuple(special), count - len(symbols))
 
 
+def _token_alphabet(entries: Iterable[Any], path: Path) -> Alphabet:
+    tokens, count = set[str](), 0
+    for entry in entries:
+        if not is_token(entry):
+            raise InputError(f"the alphabet {path} has the entry {entry!r}, which is not one token; remove it")
+        tokens.add(entry)
+        count += 1
+    if not tokens:
+        raise InputError(f"the alphabet {path} has no tokens; write one per line, or a JSON list of them")
+    if len(tokens) > MOST_TOKENS:
+        raise InputError(f"the alphabet {path} has {len(tokens):,} tokens; give at most {MOST_TOKENS:,}")
+    return Alphabet((), (), count - len(tokens), tuple(sorted(tokens)))
+
+
 def _parse_json(text: str, path: Path) -> Any:
     """The value of JSON; None when the text is none."""
     try:
@@ -145,6 +169,8 @@ def _parse_lines(text: str) -> Iterator[str]:
             yield entry.encode("ascii").decode("unicode_escape") if _ESCAPE.fullmatch(entry) else entry
 
 
+MOST_TOKENS = 1 << 14  # that a model knows
+MOST_NUMBERED, MOST_NUMBERED_CHARACTERS = 1 << 17, 1 << 22  # different tokens of a text, so that its header stays small
 SLICE_CHARACTERS = 1 << 17  # made symbols at once, so that their buffers are reused and stay in the processor's cache
 Progress = Callable[[int, int | None], None]  # called with (done, total): position and size, or twice these
 Name = Literal["text", "held"]
@@ -169,6 +195,7 @@ class CorpusInput(Protocol):
     settings: CorpusSettings
     tally: ReadCounts
     has_validation_file: bool  # whether there is a validation file
+    tokens: TokenNumbers  # the symbols of tokens, if they are the unit
 
     @property
     def size(self) -> int | None:
@@ -210,6 +237,7 @@ class TextInput:
     ) -> None:
         """With `strict`, raises UsageError for settings that would have no effect on these texts."""
         self.texts, self.settings, self.tally = tuple(texts), settings, ReadCounts()
+        self.tokens = TokenNumbers()
         validation = [settings.validation_file] if settings.validation_file else []
         self._found = find(texts, settings.column), find(validation, settings.column)
         if strict:
@@ -258,7 +286,7 @@ class TextInput:
     def _key(self, stamp: Callable[[TextSource], Sequence[int] | None]) -> str:
         parts = [[(str(source.path), stamp(source)) for source in found.sources] for found in self._found]
         streamed = self.tally.streamed.hexdigest()
-        alphabet = self._alphabet.symbols if self._alphabet else None
+        alphabet = (self._alphabet.symbols or self._alphabet.tokens) if self._alphabet else None
         values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed, alphabet]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
@@ -288,11 +316,29 @@ class TextInput:
 
     def _read_chunks(self, sources: Sequence[TextSource]) -> Iterator[SymbolChunk]:
         for text, ends in split_documents(sources, self.settings, self.tally, PIECE_BYTES):
+            if self.settings.unit == "token":
+                yield number_tokens(text, self.tokens), token_places(text, ends)
+                continue
             for part, inside in _slice(text, ends, SLICE_CHARACTERS):
                 if self.settings.unit == "byte":
                     yield byte_values(part), byte_places(part, inside)
                 else:
                     yield code_points(part), inside
+
+
+def number_tokens(text: str, numbers: TokenNumbers) -> Symbols:
+    """Returns the numbers of the tokens of a text in spaced form, (T,).
+
+    Raises InputError if there are too many different ones for a corpus.
+    """
+    tokens = text.split(" ")[:-1]
+    found = np.fromiter(map(numbers.__getitem__, tokens), np.uint32, len(tokens))
+    if len(numbers) > MOST_NUMBERED or numbers.characters > MOST_NUMBERED_CHARACTERS:
+        raise InputError(
+            f"the text has over {min(len(numbers), MOST_NUMBERED):,} different tokens, too many for corpus.unit token; "
+            "a model of characters suits such a text: leave out --corpus.unit token"
+        )
+    return found
 
 
 def list_some(names: Sequence[str]) -> str:
@@ -317,7 +363,7 @@ def _alphabet(settings: CorpusSettings) -> Alphabet | None:
         return None
     if settings.unit == "byte":
         raise UsageError("corpus.alphabet lists characters, but corpus.unit byte has all bytes; drop one of them")
-    return read_alphabet(Path(settings.alphabet))
+    return read_alphabet(Path(settings.alphabet), of_tokens=settings.unit == "token")
 
 
 def _slice(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:

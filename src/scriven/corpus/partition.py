@@ -99,7 +99,7 @@ def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[byte
     has_rows = bool(settings.column) and source.is_table
     if is_whole or (has_rows and suffix not in LINE_TABLES):
         return None, 0
-    if has_rows or settings.documents == "lines":
+    if has_rows or settings.documents == "lines" or (settings.unit == "token" and settings.documents == "none"):
         return _LINE, 1
     if settings.documents == "none":
         return (_PREPARED, 1) if depends_on_context(settings) else (_CHARACTER, 1)

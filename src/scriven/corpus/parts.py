@@ -31,7 +31,7 @@ from scriven.corpus.sources import short_hash
 from scriven.errors import InputError
 from scriven.kernels import encode as kernel
 from scriven.settings import Frozen
-from scriven.vocabulary import UNICODE_SIZE
+from scriven.vocabulary import UNICODE_SIZE, TokenNumbers, is_token
 
 BLOCKS_AHEAD = 4  # that the reading thread may be ahead
 ENDS_AT_ONCE = 1 << 20
@@ -136,7 +136,7 @@ def damaged_error(path: Path) -> InputError:
     return InputError(f"{path} is damaged; build the part again")
 
 
-FORMAT = 1
+FORMAT, FORMAT_OF_TOKENS = 1, 2  # earlier versions know no tokens
 NAME = "part.json"
 TEXT, HELD = "text", "held"
 Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
@@ -148,6 +148,7 @@ class PartArrays(StoredIds):
     """One text as provisional ids, and the file of the places where its documents end."""
 
     symbols: tuple[Symbol, ...]
+    tokens: tuple[str, ...] = ()  # in place of symbols, which are then their numbers
     runs: tuple[tuple[Literal[1, 2, 4], Whole], ...]
     documents: Shard | None
 
@@ -166,6 +167,7 @@ class Findings(Frozen):
     empty: Whole
     separators: Whole
     bad_rows: Whole
+    spaces: Whole = 0
     structure: str = ""
 
 
@@ -190,6 +192,9 @@ class Parts:
         _check_complete(files)
         self._files, self._origin = files, files[0][0].origin
         self.settings, self.tally, self.position = self._origin.settings, ReadCounts(), 0
+        self.tokens = TokenNumbers()
+        if self.settings.unit == "token":
+            self._files = [(_renumber(file, self.tokens), folder) for file, folder in files]
         self.has_validation_file = bool(self.settings.validation_file)
 
     @property
@@ -242,13 +247,13 @@ def write_part(work: Path, corpus_input: CorpusInput, part: tuple[int, int], pro
             for symbols, ends in coming:
                 draft.append(symbols, ends)
                 progress(corpus_input.position, corpus_input.size)
-            stored_texts.append(_store(draft, hashed, f"{name}.ids"))
+            stored_texts.append(_store(draft, hashed, f"{name}.ids", corpus_input.tokens.names))
     tally = corpus_input.tally
     changes = {name: getattr(tally, name).to_pairs() for name in ("lowercased", "punctuation", "normalized")}
     counted = changes | {"line_ends": astuple(tally.line_ends)}
     numbers = {name: getattr(tally, name) for name in Findings.model_fields if name not in counted}
     file = PartFile(
-        format=FORMAT,
+        format=FORMAT_OF_TOKENS if corpus_input.settings.unit == "token" else FORMAT,
         number=part[0],
         count=part[1],
         origin=corpus_input.origin(),
@@ -267,7 +272,7 @@ def read_part(folder: Path) -> PartFile:
     path = folder / NAME
     if not path.exists():
         raise InputError(f"{folder} is not a part; make one with: scriven corpus build TEXT --part 1/2 -o DIR")
-    file = read_json(path, PartFile, FORMAT, "build the part again")
+    file = read_json(path, PartFile, (FORMAT, FORMAT_OF_TOKENS), "build the part again")
     for name, stored in ((TEXT, file.text), (HELD, file.held)):
         _check_stored(folder, name, stored)
     return file
@@ -280,6 +285,8 @@ def _check_stored(folder: Path, name: str, stored: PartArrays) -> None:
         and stored.ids.length == sum(lengths)
         and stored.ids.size == sum(size * count for size, count in stored.runs)
         and len(set(stored.symbols)) == len(stored.symbols)
+        and (not stored.tokens or (all(map(is_token, stored.tokens)) and len(set(stored.tokens)) == len(stored.tokens)))
+        and len(stored.tokens) in {0, len(stored.symbols)}
         and (stored.documents is None or stored.documents.file == f"{name}-documents.npy")
     )
     if not fits:
@@ -321,12 +328,22 @@ def _add(tally: ReadCounts, findings: Findings) -> None:
             getattr(tally, name).add_pairs(value)
 
 
-def _store(draft: Draft, hashed: _Hashed, name: str) -> PartArrays:
+def _renumber(file: PartFile, numbers: TokenNumbers) -> PartFile:
+    """Returns the header of a part of tokens with their numbers among those of all parts as its symbols."""
+    arrays = {}
+    for name in (TEXT, HELD):
+        stored = getattr(file, name)
+        arrays[name] = stored.model_copy(update={"symbols": tuple(numbers[token] for token in stored.tokens)})
+    return file.model_copy(update=arrays)
+
+
+def _store(draft: Draft, hashed: _Hashed, name: str, names: Sequence[str]) -> PartArrays:
     runs = tuple((dtype.itemsize, count) for dtype, count in draft.runs)
     size = sum(size * count for size, count in runs)
     ids = Shard(file=name, length=draft.length, size=size, sha256=hashed.digest.hexdigest())
     symbols = tuple(draft.symbols(draft.length).tolist())
-    values = {"symbols": symbols, "runs": runs, "ids": ids, "documents": draft.ends.finish()}
+    tokens = tuple(names[symbol] for symbol in symbols) if names else ()
+    values = {"symbols": symbols, "tokens": tokens, "runs": runs, "ids": ids, "documents": draft.ends.finish()}
     return PartArrays.model_validate(values)
 
 

@@ -25,7 +25,7 @@ from scriven.corpus.header import PartHeader, Shard
 from scriven.corpus.shard_reader import ENDS, npy_head
 from scriven.counter_rng import Words, mix
 from scriven.kernels import encode
-from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
+from scriven.vocabulary import UNICODE_SIZE, Symbols, TokenNumbers, Vocabulary, utf8_lengths
 
 SHARD_CHARACTERS = 1 << 31  # so that a terabyte of text takes few files
 BLOCK_CHARACTERS = 1 << 17  # written at once: few enough for the processor's cache
@@ -86,8 +86,9 @@ class Layout:
     """The order of final ids: first the vocabulary's C symbols, then the symbols that it does not know."""
 
     vocabulary: Vocabulary
-    symbols: Ids  # (ids,) code point or byte
+    symbols: Ids  # (ids,) code point, byte or the number of a token
     lengths: Ids  # (ids,) bytes of UTF-8
+    names: tuple[str, ...] = ()  # (ids,) the tokens, if they are the unit
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, found: Ids) -> Layout:
@@ -96,6 +97,13 @@ class Layout:
         symbols = np.concatenate([known, np.setdiff1d(found, known)])
         lengths = np.ones_like(symbols) if vocabulary.unit == "byte" else utf8_lengths(symbols)
         return cls(vocabulary, symbols, lengths)
+
+    @classmethod
+    def of_tokens(cls, vocabulary: Vocabulary, found: Iterable[str], numbers: TokenNumbers) -> Layout:
+        """Makes the layout for a vocabulary of tokens and those found, known or not. `numbers` are their symbols."""
+        names = (*vocabulary.tokens, *sorted(set(found).difference(vocabulary.tokens)))
+        symbols = np.array([numbers[name] for name in names], np.int64)
+        return cls(vocabulary, symbols, vocabulary.byte_lengths(vocabulary.encode(" ".join(names))), names)
 
     @property
     def known(self) -> int:
@@ -106,6 +114,11 @@ class Layout:
     def unseen(self) -> Ids:
         """The symbols that the vocabulary does not know."""
         return self.symbols[self.known :]
+
+    @property
+    def unseen_names(self) -> tuple[str, ...]:
+        """The text of each of these symbols."""
+        return self.names[self.known :] if self.names else tuple(map(chr, self.unseen.tolist()))
 
     def ids(self, symbols: Ids) -> Ids:
         """The final ids of symbols, which must all be in the layout."""

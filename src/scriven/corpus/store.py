@@ -24,7 +24,7 @@ from scriven.corpus.shard_reader import Array, Numbers, RemoteShards, ShardCache
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import UNKNOWN_TOKENS, Vocabulary
 
 DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
 CHECK_WAIT_SECONDS = 2.0  # for a save to wait for the end of the check, once the whole text was read
@@ -150,7 +150,7 @@ class Corpus:
             raise self._damaged_file(NAME, "it has more or fewer frequencies than symbols")
         table, cache = self._table(), ShardCache(cache_folder() / "shards", cache_limit())
         known = len(self.vocabulary.symbols)
-        every = known + len(header.unseen)
+        every = known + len(self._unseen)
         # Without an alphabet the training part has no unseen symbols, and is read faster without a table.
         given = bool(header.settings.alphabet)
         self.training = Part(folder, header.training, cache, every if given else known, table if given else None)
@@ -215,7 +215,7 @@ class Corpus:
 
         Raises InputError, naming the first file that is damaged or has meaningless content.
         """
-        known = len(self.vocabulary.symbols) + len(self.header.unseen)
+        known = len(self.vocabulary.symbols) + len(self._unseen)
         for part in (self.header.training, self.header.validation):
             for shard in part.shards:
                 if max((int(block.max()) for block in checked_blocks(self.path, shard)), default=0) >= known:
@@ -234,9 +234,16 @@ class Corpus:
     def _damaged_file(self, file: str, why: str) -> InputError:
         return damaged_file(self.path, file, why)
 
+    @property
+    def _unseen(self) -> list[int]:
+        """The code points, or the numbers of the tokens, that the vocabulary lacks."""
+        if self.vocabulary.unit == "token":
+            return [UNKNOWN_TOKENS[token] for token in self.header.unseen_tokens]
+        return [*self.header.unseen]
+
     def _table(self) -> Ids | None:
         known = np.arange(len(self.vocabulary.symbols))
-        unseen = np.array(self.header.unseen, np.int64) + self.vocabulary.size
+        unseen = np.array(self._unseen, np.int64) + self.vocabulary.size
         return np.concatenate([known, unseen]) if unseen.size else None
 
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.corpus.encodings import describe_marks
-from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
-from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
+from scriven.corpus.header import FORMAT, FORMAT_OF_TOKENS, Counts, Header, PartHeader, write_header
+from scriven.corpus.inputs import MOST_TOKENS, CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
 from scriven.corpus.shards import (
     Draft,
     Drafted,
@@ -77,8 +77,9 @@ class _Assembly:
         self, origin: CorpusOrigin, layout: Layout, training: PartHeader, validation: PartHeader, frequencies: Ids
     ) -> Header:
         counts = self._counts(origin, layout, frequencies)
+        of_tokens = self._settings.unit == "token"
         return Header(
-            format=FORMAT,
+            format=FORMAT_OF_TOKENS if of_tokens else FORMAT,
             key=origin.key,
             texts=origin.texts,
             settings=origin.settings,
@@ -86,7 +87,8 @@ class _Assembly:
             counts=counts,
             training=training,
             validation=validation,
-            unseen=tuple(layout.unseen.tolist()),
+            unseen=() if of_tokens else tuple(layout.unseen.tolist()),
+            unseen_tokens=layout.names[layout.known :],
             vocabulary=json.loads(layout.vocabulary.to_json()),
             frequencies=tuple(frequencies[0, : layout.known].tolist()),
         )
@@ -198,16 +200,37 @@ class _Assembly:
         """The vocabulary (of the training part, or the given alphabet), and ids for all other symbols."""
         trained = np.sort(training[0].symbols(training[1]))
         found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
-        known = np.array(origin.alphabet.symbols, np.int64) if origin.alphabet else trained
-        if not np.isin(trained, known).any():
-            raise InputError(
-                f"no character of {', '.join(origin.texts)} is in the alphabet {self._settings.alphabet}; choose "
-                "another alphabet, or drop it"
-            )
         separator = {"none": None, "separator": self._settings.separator}.get(self._settings.documents, "\n")
+        if self._settings.unit == "token":
+            return self._layout_of_tokens(origin, trained, found, separator)
+        known = np.array(origin.alphabet.symbols, np.int64) if origin.alphabet else trained
+        self._check_known(origin, np.isin(trained, known).any(), "character")
         if self._settings.unit == "byte":
             return Layout.of(Vocabulary.of_bytes(separator), found)
         return Layout.of(Vocabulary("character", tuple(known.tolist()), separator), found)
+
+    def _layout_of_tokens(self, origin: CorpusOrigin, trained: Ids, found: Ids, separator: str | None) -> Layout:
+        """Like `_layout`, for symbols that are the numbers of tokens. Raises InputError if tokens are too many."""
+        names = self._input.tokens.names
+        tokens = {names[symbol] for symbol in trained.tolist()}
+        known = origin.alphabet.tokens if origin.alphabet else tokens
+        self._check_known(origin, not tokens.isdisjoint(known), "token")
+        if len(known) > MOST_TOKENS:
+            raise InputError(
+                f"the text has {len(known):,} different tokens, and a model knows at most {MOST_TOKENS:,}; name those "
+                "that matter in a file, with --corpus.alphabet FILE, or leave out --corpus.unit token: a model of "
+                "characters suits a text of many words"
+            )
+        vocabulary = Vocabulary.of_tokens(known, separator)
+        return Layout.of_tokens(vocabulary, (names[symbol] for symbol in found.tolist()), self._input.tokens)
+
+    def _check_known(self, origin: CorpusOrigin, knows: object, unit: str) -> None:
+        """Raises InputError if the vocabulary knows nothing of the text."""
+        if not knows:
+            raise InputError(
+                f"no {unit} of {', '.join(origin.texts)} is in the alphabet {self._settings.alphabet}; choose "
+                "another alphabet, or drop it"
+            )
 
     def _report_written(self, drafts: Collection[Drafted]) -> None:
         taken, length = sum(draft.taken for draft in drafts), sum(draft.length for draft in drafts)
@@ -233,6 +256,7 @@ class _Assembly:
             unknown=int(both[layout.known :].sum()),
             documents=self._tally.documents - (self._duplicates if self._settings.duplicates == "drop" else 0),
             duplicates=self._duplicates,
+            spaces=self._tally.spaces,
             empty=self._tally.empty,
             bad_rows=self._tally.bad_rows,
         )
@@ -255,10 +279,7 @@ class _Assembly:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
             name = "UTF-8" if self._settings.encoding == "utf-8" else self._settings.encoding
             yield f"{amount(counts.invalid, 'byte was', 'bytes were')} not valid {name}; each was {became}"
-        if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
-            yield f"{zeros:,} of the characters are zeros (NUL), which are rare in texts; the model learns them"
-        if frequencies[layout.symbols == ord("\r")].any():
-            yield f"the text has {self._tally.line_ends}, which the model learns; it predicts other line ends badly"
+        yield from self._notes_on_symbols(counts, layout, frequencies)
         if counts.bad_rows:
             left_out = amount(counts.bad_rows, "row was left out, as it has", "rows were left out, as they have")
             yield f"{left_out} no text in the column {self._settings.column!r}"
@@ -266,7 +287,21 @@ class _Assembly:
             yield from origin.alphabet.notes()
         yield from self._notes_on_documents(counts)
         if counts.unknown:
-            yield _note_on_unknown(counts, layout, frequencies, alphabet=bool(origin.alphabet))
+            unit = "token" if self._settings.unit == "token" else "character"
+            yield _note_on_unknown(counts, layout, frequencies, alphabet=bool(origin.alphabet), unit=unit)
+
+    def _notes_on_symbols(self, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
+        if counts.spaces:
+            yield (
+                f"white space was made plain in {amount(counts.spaces, 'place', 'places')}: one space between two "
+                "tokens, none at the ends of lines, and line feeds as line ends"
+            )
+        if self._settings.unit == "token":
+            return
+        if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
+            yield f"{zeros:,} of the characters are zeros (NUL), which are rare in texts; the model learns them"
+        if frequencies[layout.symbols == ord("\r")].any():
+            yield f"the text has {self._tally.line_ends}, which the model learns; it predicts other line ends badly"
 
     def _note_on_duplicates(self) -> str:
         count = f"{self._duplicates:,} of {self._validated:,} validation documents"
@@ -292,19 +327,19 @@ class _Assembly:
             )
 
 
-def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:
+def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool, unit: str) -> str:
     if not alphabet:
-        new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
+        new = [repr(name) for name in layout.unseen_names]
         found = amount(
             counts.unseen,
-            "character of the validation text does not occur in the training text, and counts",
-            "characters of the validation text do not occur in the training text, and count",
+            f"{unit} of the validation text does not occur in the training text, and counts",
+            f"{unit}s of the validation text do not occur in the training text, and count",
         )
         return f"{found} as unknown: {list_some(new)}"
-    counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
-    frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]
+    counted = zip(frequencies[layout.known :].tolist(), layout.unseen_names, strict=True)
+    frequent = [f"{name!r} {count:,}" for count, name in sorted(counted, key=lambda pair: -pair[0])]
     return (
-        f"{counts.unknown:,} of {counts.characters:,} characters are not in the alphabet, and count as unknown: "
+        f"{counts.unknown:,} of {counts.characters:,} {unit}s are not in the alphabet, and count as unknown: "
         f"{list_some(frequent)}"
     )
 

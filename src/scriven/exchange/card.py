@@ -93,7 +93,7 @@ class ModelCard:
 
     def _introduction(self) -> str:
         model, vocabulary = self.run.settings.model, self.run.vocabulary
-        unit = "bytes" if vocabulary.unit == "byte" else "characters"
+        unit = f"{vocabulary.unit}s"
         parameters = parameter_count(model, vocabulary.size)
         what = f"{model.name}, {parameters:,} parameters" if parameters else model.name
         version = re.sub(r"[^0-9A-Za-z.+-]", "", str(self.run.origin.get("scriven", "")))

@@ -97,7 +97,7 @@ class ExportedModel:
             "tied": settings.tied,
             "vocabulary_size": vocabulary.size,
             "unknown": vocabulary.unknown,
-            "unknown_nats": vocabulary.unseen_nats if vocabulary.unit == "character" else 0.0,
+            "unknown_nats": 0.0 if vocabulary.unit == "byte" else vocabulary.unseen_nats,
             "boundary": vocabulary.boundary,
             "opening": predictor.opening.tolist(),
             "documents": corpus.documents,

@@ -60,6 +60,7 @@ class CharModel(nn.Module):
         """Makes a model with random weights."""
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
+        self.of_tokens = vocabulary["unit"] == "token"
         self.numbers = {symbol: number for number, symbol in enumerate(vocabulary.get("symbols", ()))}
         self.members = nn.ModuleList(Network(config) for _ in range(config["members"]))
 
@@ -69,18 +70,20 @@ class CharModel(nn.Module):
         return torch.stack([logits for logits, _ in found]).mean(0), [after for _, after in found]
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text without separators: one for a character, or for a byte of its UTF-8."""
+        """Returns the ids of a text without separators: one for a character or token, or for a byte of its UTF-8."""
         if self.vocabulary["unit"] == "byte":
             return list(text.encode("utf-8", "surrogatepass"))
-        return [self.numbers.get(symbol, self.config["unknown"]) for symbol in text]
+        symbols = tokens_of(text) if self.of_tokens else text
+        return [self.numbers.get(symbol, self.config["unknown"]) for symbol in symbols]
 
     def decode(self, ids: list[int]) -> str:
-        """Returns the text of ids. The boundary becomes the separator, and `<unk>` U+FFFD."""
+        """Returns the text of ids. The boundary becomes the separator, and `<unk>` U+FFFD. One space joins tokens."""
         special = {self.config["unknown"]: "\ufffd", self.config["boundary"]: self.vocabulary.get("separator", "")}
         if self.vocabulary["unit"] == "byte":
             data = b"".join(special[each].encode() if each in special else bytes([each]) for each in ids)
             return data.decode("utf-8", "replace")
-        return "".join(special.get(each) or self.vocabulary["symbols"][each] for each in ids)
+        symbols = [special.get(each) or self.vocabulary["symbols"][each] for each in ids]
+        return join_tokens(symbols, self.vocabulary.get("separator")) if self.of_tokens else "".join(symbols)
 
     def prepare(self, text: str) -> str:
         """Returns a text in the form that the model was trained on, such as in lower case."""
@@ -94,7 +97,7 @@ class CharModel(nn.Module):
         if kind == "lines":
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         parts = text.split(self.prepare(separator)) if kind in ("lines", "separator") else [text]
-        return [part for part in parts if part]
+        return [part for part in parts if (tokens_of(part) if self.of_tokens else part)]
 
     @torch.no_grad()
     def nats(self, text: str) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,24 @@ class CharModel(nn.Module):
             chances = torch.softmax(logits[-1, 0] / temperature, 0)
             written.append(int(torch.multinomial(chances, 1, generator=generator)))
             read = written[-1:]
-        return self.decode(written)
+        text, separator = self.decode(written), self.vocabulary.get("separator") or "\n"
+        joins = self.of_tokens and text and prompt and not prompt.endswith((" ", "\t", "\n", "\r", separator))
+        return text if not joins or text.startswith(("\n", separator)) else f" {text}"
+
+
+def tokens_of(text: str) -> list[str]:
+    """Returns what stands between the spaces and tabs of a text, and its line ends, each as a line feed."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", " \n ")
+    return [each for each in text.replace("\t", " ").split(" ") if each]
+
+
+def join_tokens(tokens: list[str], separator: str | None) -> str:
+    """Returns the text of tokens: with a space between two of them in a line, and none around a separator."""
+    text = ""
+    for token in tokens:
+        begins = not text or text.endswith(("\n", separator or "\n"))
+        text += token if begins or token in ("\n", separator) else f" {token}"
+    return text
 
 
 def load(folder: str | Path) -> CharModel:

@@ -108,6 +108,26 @@ class SymbolRule:
         return text
 
 
+class TokenRule:
+    """Ends a unit after every token, and after the line ends that follow it or precede it."""
+
+    def __init__(self, vocabulary: Vocabulary, spaces: Spaces = "after") -> None:
+        self._clusters, self._spaces = Clusters(vocabulary), spaces
+
+    def ends(self, ids: Ids, *, last: bool) -> tuple[Ids, int]:
+        """Returns the places of the first ids of units."""
+        found, first = self._clusters.find(ids, last=last), self._clusters.before
+        before = np.concatenate(([first], found.classes[:-1]))[: len(ids)]
+        self._clusters.pass_over(found, len(ids))
+        begins = found.classes == LETTER if self._spaces == "after" else before == LETTER
+        begins = ((begins & (found.classes != BOUNDARY)) | (before == BOUNDARY)) & (before > 0)
+        return np.flatnonzero(begins), len(ids)
+
+    def trim(self, text: str) -> str:
+        """Returns a token without line ends."""
+        return text.strip("\n")
+
+
 class Clusters:
     """Finds the grapheme clusters of ids that come piece by piece, and the class of each character."""
 
@@ -117,7 +137,8 @@ class Clusters:
         self._regional = 0  # how many regional indicators stand just before
         points = np.array(vocabulary.symbols if vocabulary.unit == "character" else (), np.int64)
         extra = [] if vocabulary.boundary is None else [BOUNDARY]
-        self._known = np.concatenate((_kinds(points), np.array([*extra, LETTER], np.int64)))  # (V,)
+        tokens = [LETTER] * len(vocabulary.tokens)
+        self._known = np.concatenate((_kinds(points), np.array([*tokens, *extra, LETTER], np.int64)))  # (V,)
 
     @property
     def before(self) -> int:
@@ -146,6 +167,10 @@ class Clusters:
 
     def _kinds_of(self, ids: Ids, *, last: bool) -> tuple[Kinds, Ids]:
         """Returns the flags (C,) of the characters of ids (T,), and the places (C + 1,) of `Characters`."""
+        if self._vocabulary.unit == "token":
+            kinds = self._known[self._vocabulary.clamp(ids)]
+            kinds[ids == self._vocabulary.line_end] = SPACE | CONTROL  # also if the vocabulary lacks it
+            return kinds, np.arange(len(ids) + 1)
         if self._vocabulary.unit == "character":
             kinds, unseen = self._known[self._vocabulary.clamp(ids)], self._vocabulary.unseen(ids)
             if unseen.any():
@@ -178,7 +203,8 @@ class SeparatorRule:
         """Raises UsageError for a separator that is not one character, or one byte for a model of bytes."""
         ids = vocabulary.encode(separator)
         if len(ids) != 1 or separator in "\r\n":
-            kind = "an ASCII character, since this model reads bytes" if vocabulary.unit == "byte" else "one character"
+            kinds = {"byte": "an ASCII character, since this model reads bytes", "token": "one token"}
+            kind = kinds.get(vocabulary.unit, "one character")
             raise UsageError(f"--separator {separator!r}: give {kind}, such as '|', and no line end")
         self._id, self._shown = int(ids[0]), separator
         self._lines, self._clusters = LineRule(vocabulary), Clusters(vocabulary)
@@ -272,12 +298,17 @@ def make_rule(
 ) -> UnitRule:
     """Returns the rule of a new text for characters, words, lines or documents.
 
-    Raises UsageError as `SeparatorRule` does.
+    A word of a model of tokens is a token. Raises UsageError as `SeparatorRule` does, and for punctuation apart from
+    tokens.
     """
     if by == "character":
         return SymbolRule()
     if by != "word":
         return LineRule(vocabulary) if by == "line" else DocumentRule(vocabulary)
+    if vocabulary.unit == "token" and punctuation == "apart":
+        raise UsageError("punctuation apart: a model of tokens never divides a token; leave it out")
+    if vocabulary.unit == "token" and not separator:
+        return TokenRule(vocabulary, spaces)
     return SeparatorRule(vocabulary, separator) if separator else WordRule(vocabulary, spaces, punctuation)
 
 

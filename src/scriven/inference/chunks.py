@@ -15,7 +15,7 @@ import numpy as np
 from scriven.arrays import Ids
 from scriven.corpus.decoding import prepare, split_lines
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Vocabulary, byte_places
+from scriven.vocabulary import Vocabulary, byte_places, token_places
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
         return ids
     if vocabulary.unit == "byte":
         ends = byte_places(text, ends)
+    if vocabulary.unit == "token":
+        ends = token_places(text, ends)
     return np.insert(ids, ends, vocabulary.boundary)
 
 

@@ -25,7 +25,7 @@ from scriven.penalties import Followers, Past, begin_past
 from scriven.rules import STATES, Rule
 from scriven.rules.automaton import RulePlace
 from scriven.settings import SamplingFilters, SamplingSettings, describe_errors
-from scriven.vocabulary import Decoder, Vocabulary
+from scriven.vocabulary import Decoder, Vocabulary, code_points
 
 FIRST = 8  # symbols in a text's first block, so that a reader sees the beginning at once
 LIVE = 32  # symbols in a block, at most, if somebody reads along
@@ -77,13 +77,16 @@ class GenerationOptions:
         """Whether a text may end before its length."""
         return bool(self.stop) or self.until_end or self.rule is not None
 
-    def begin(self, vocabulary: Vocabulary, random: np.random.Generator, index: Followers | None = None) -> Generation:
+    def begin(
+        self, vocabulary: Vocabulary, random: np.random.Generator, index: Followers | None = None, *, after: str = ""
+    ) -> Generation:
         """Returns a new text to write, whose symbols `random` draws. `novel` needs the `index` of the training text.
 
+        It follows the text `after`, which says whether tokens begin with a space.
         Raises UsageError for `until_end` if the model knows no documents, for a rule that no text of this length
         obeys, and for `novel` without an index.
         """
-        pen = make_decoder(vocabulary, self.stop, until_end=self.until_end)
+        pen = make_decoder(vocabulary, self.stop, until_end=self.until_end, after=after)
         length = check_whole("length", self.length, 0, "")
         place = begin_rule(self.rule, vocabulary, self.until_end, length)
         return Generation(random, self.sampling, length, pen, rule=place, past=begin_past(self.sampling, index=index))
@@ -119,10 +122,13 @@ def begin_rule(
     return RulePlace(automaton, 0, length)
 
 
-def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end: bool = False) -> StreamDecoder:
+def make_decoder(
+    vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end: bool = False, after: str = ""
+) -> StreamDecoder:
     """Returns the decoder of one text. It ends the text at a stop string and, with `until_end`, at its document's end.
 
-    Raises UsageError for values of other types, and for `until_end` if the model knows no documents.
+    It follows the text `after`. Raises UsageError for values of other types, and for `until_end` if the model knows no
+    documents.
     """
     check_switch("until_end", until_end)
     stop = check_stops(stop)
@@ -130,7 +136,7 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
         raise UsageError(
             "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
         )
-    return StreamDecoder(vocabulary, stop, bool(until_end))
+    return StreamDecoder(vocabulary, stop, bool(until_end), after)
 
 
 @dataclass(eq=False)
@@ -382,10 +388,10 @@ class StreamDecoder:
     """Decodes ids that come in blocks into text, up to the first stop string that is complete.
 
     With `until_end` the text also ends where its document ends. Text that may be the beginning of a stop string is held
-    back until that is decided.
+    back until that is decided. Tokens are compared with those of a stop string as wholes.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], until_end: bool = False) -> None:
+    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], until_end: bool = False, after: str = "") -> None:
         self.done = False
         self.ended = False  # whether it reached the end of its document
         self.stopped = False  # whether it reached a stop string
@@ -393,14 +399,22 @@ class StreamDecoder:
         self.obeyed = False  # whether it reached that end
         self._unknown = vocabulary.unknown
         self._boundary = vocabulary.boundary if until_end else None
-        self._decoder = vocabulary.decoder()
-        self._stop = stop
+        of_tokens = vocabulary.unit == "token"
+        self._decoder = _SymbolDecoder() if of_tokens else vocabulary.decoder()
+        self._tokens = vocabulary.decoder() if of_tokens else None
+        self.follow(after)
+        self._stop = [_stop_symbols(vocabulary, each) for each in stop] if of_tokens else stop
         self._held = ""
+
+    def follow(self, text: str) -> None:
+        """Begins after a text: with a space if its last token and the first one of the new text need it."""
+        self._tokens = self._tokens and self._tokens.begin_after(text)
 
     def fork(self) -> StreamDecoder:
         """Returns an independent decoder that continues from here."""
         made = copy.copy(self)
         made._decoder = self._decoder.copy()
+        made._tokens = self._tokens and self._tokens.copy()
         return made
 
     def feed(self, ids: Ids) -> tuple[str, int]:
@@ -409,14 +423,22 @@ class StreamDecoder:
         It takes all ids unless the text is `done`. The last one taken then completed a stop string, or ended the
         document. The `<unk>` that ends a text with a rule is not taken.
         """
+        text, taken = self._feed(ids)
+        return self._as_tokens(text), taken
+
+    def _as_tokens(self, text: str) -> str:
+        """Returns the text of a `_SymbolDecoder` as tokens, if that decodes."""
+        return text if self._tokens is None else self._tokens.feed(code_points(text).astype(np.int64))
+
+    def _feed(self, ids: Ids) -> tuple[str, int]:
         if self.done:
             return "", 0
         if self.obeys and len(over := np.flatnonzero(ids == self._unknown)):
             self.obeys, inside = False, ids[: over[0]]
-            text, taken = self.feed(inside)
+            text, taken = self._feed(inside)
             if not self.done:
                 self.ended = self.obeyed = True
-            return text + self.flush(), taken
+            return text + self._flush(), taken
         ends = NOWHERE if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
         inside = ids[: ends[0]] if len(ends) else ids
         before, held = self._decoder.copy() if self._stop else self._decoder, len(self._held)
@@ -426,10 +448,13 @@ class StreamDecoder:
         if not len(ends):
             return text, len(ids)
         self.ended = True
-        return text + self.flush(), len(inside) + 1
+        return text + self._flush(), len(inside) + 1
 
     def flush(self) -> str:
         """Ends the text. Returns the part that was held back."""
+        return self._as_tokens(self._flush())
+
+    def _flush(self) -> str:
         if self.done:
             return ""
         text, _ = self._take(self._decoder.flush())
@@ -454,7 +479,28 @@ class StreamDecoder:
         return text[:held], None
 
 
-def _count(decoder: Decoder, ids: Ids, wanted: int) -> int:
+class _SymbolDecoder:
+    """Decodes each id to the character of that number, so that tokens are found as characters are."""
+
+    def feed(self, ids: Ids) -> str:
+        return "".join(map(chr, ids.tolist()))
+
+    def flush(self) -> str:
+        return ""
+
+    def copy(self) -> _SymbolDecoder:
+        return self
+
+
+def _stop_symbols(vocabulary: Vocabulary, stop: str) -> str:
+    """Returns the ids of a stop string as a `_SymbolDecoder` has them. Raises UsageError for one without a token."""
+    ids = vocabulary.clamp(vocabulary.encode(stop))
+    if stop and not ids.size:
+        raise UsageError(f"stop {stop!r}: give one or more tokens, since this model writes no spaces by themselves")
+    return _SymbolDecoder().feed(ids)
+
+
+def _count(decoder: Decoder | _SymbolDecoder, ids: Ids, wanted: int) -> int:
     """Returns the number of ids that a decoder needs to give this many characters."""
     given = 0
     for count in range(len(ids)):

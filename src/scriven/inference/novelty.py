@@ -196,7 +196,7 @@ def _find_index(folder: Path, vocabulary: Vocabulary) -> TrainingIndex | None:
 
 def _read_header(folder: Path) -> IndexHeader | None:
     try:
-        header = read_json(folder / HEADER_FILE, IndexHeader, FORMAT, "it is built again")
+        header = read_json(folder / HEADER_FILE, IndexHeader, (FORMAT,), "it is built again")
         return header if header.is_whole(folder) else None
     except (InputError, OSError):
         return None

@@ -101,9 +101,9 @@ class _Edits:
 
 
 def check_can_proofread(predictor: Predictor) -> None:
-    """Raises UsageError for a model of bytes or of windows."""
-    if predictor.vocabulary.unit == "byte":
-        raise UsageError("a model of bytes cannot change single characters; train one with corpus.unit character")
+    """Raises UsageError for a model of bytes, of tokens or of windows."""
+    if (unit := predictor.vocabulary.unit) != "character":
+        raise UsageError(f"a model of {unit}s cannot change single characters; train one with corpus.unit character")
     if predictor.window:
         raise UsageError(
             f"a model of windows reads the last {predictor.window:,} characters anew for each, which would take too "

@@ -56,6 +56,7 @@ class BeamOptions:
     stop: Sequence[str] = ()
     until_end: bool = False
     rule: Rule | None = None
+    after: str = ""  # the text that they follow
 
     def __post_init__(self) -> None:
         check_whole("beam", self.width, 1, "1 or more texts to keep")
@@ -92,7 +93,7 @@ class _Beam:
         self, predictor: Predictor, context: Context, options: BeamOptions, place: RulePlace | None = None
     ) -> None:
         """The texts begin at a `place` in the rule if it is compiled already. Raises as `find_likeliest` does."""
-        pen = make_decoder(predictor.vocabulary, options.stop, until_end=options.until_end)
+        pen = make_decoder(predictor.vocabulary, options.stop, until_end=options.until_end, after=options.after)
         pen.obeys = options.rule is not None
         rule = place or begin_rule(options.rule, predictor.vocabulary, options.until_end, options.length)
         self.lines = [_BeamLine(0.0, "", pen, rule)]

@@ -370,7 +370,7 @@ def describe_form(form: str) -> str:
 
 def other_form(vocabulary: Vocabulary, unseen: Iterable[str]) -> str:
     """Returns the form, "NFC" or "NFD", that would make one of the unseen characters known; "" if there is none."""
-    if vocabulary.unit == "byte":
+    if vocabulary.unit != "character":
         return ""
     known = set(map(chr, vocabulary.symbols))
     marks = {mark for character in known for mark in unicodedata.normalize("NFD", character)[1:]}

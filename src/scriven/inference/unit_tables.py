@@ -79,6 +79,11 @@ def total_columns(vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, .
     return tuple(name for name in SUMS if name in known), known
 
 
+def symbol_column(vocabulary: Vocabulary) -> str:
+    """Returns the name of the column of single symbols."""
+    return "token" if vocabulary.unit == "token" else "character"
+
+
 def unit_columns(by: str, vocabulary: Vocabulary, unit: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the names of the usual columns of characters, words, lines or documents, and of all.
 
@@ -87,7 +92,7 @@ def unit_columns(by: str, vocabulary: Vocabulary, unit: str) -> tuple[tuple[str,
     if by == "character":
         of_documents = vocabulary.boundary is not None
         first, end = ([unit], ["end"]) if of_documents else ([], [])
-        names = (*first, "position", "character", *end, "unseen", "nats", "bits")
+        names = (*first, "position", symbol_column(vocabulary), *end, "unseen", "nats", "bits")
         return names, names
     sums, measures = total_columns(vocabulary)
     known = (unit, *(["word"] if by == "word" else []), "text", *measures)
@@ -199,7 +204,7 @@ def character_tables(
         values = {
             places.unit: places.number(document + ended) if vocabulary.boundary is not None else [],
             "position": (np.arange(len(piece.ids)) - begins[ended] + 1).tolist(),
-            "character": [shown[each] for each in at.tolist()],
+            symbol_column(vocabulary): [shown[each] for each in at.tolist()],
             "end": ends.astype(int).tolist(),
             "unseen": vocabulary.unseen(piece.ids).astype(int).tolist(),
             "nats": piece.nats.tolist(),

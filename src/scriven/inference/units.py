@@ -184,7 +184,7 @@ class UnitReader:
         if self._vocabulary.boundary is not None:
             ended = np.concatenate(([0], np.cumsum(ids == self._vocabulary.boundary)))
             ids, ends = ids[ids != self._vocabulary.boundary], ends - ended[ends]
-        if self._vocabulary.unit == "byte":
+        if self._vocabulary.unit != "character":
             yield from (self._vocabulary.decode(part[:SHOWN]) for part in np.split(ids, ends[1:])[:-1])
             return
         text, begin = self._vocabulary.decode(ids), 0

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scriven.arrays import Float64s, Ids
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import LINE_FEED, Vocabulary
 
 MOST_SYMBOLS = 1 << 16
 LEAST_MEMORY_BITS, MOST_MEMORY_BITS = 18, 29  # of the number of bytes of the table of contexts
@@ -91,8 +91,12 @@ def kinds_of_bytes() -> Kinds:
 def kinds_of_symbols(vocabulary: Vocabulary) -> Kinds:
     """Says of each symbol of a vocabulary (V,) what it is. The boundary of documents ends a line."""
     known, kinds = len(vocabulary.symbols), np.full(vocabulary.size, OTHER, np.int32)
-    of_bytes = vocabulary.unit == "byte"
-    kinds[:known] = kinds_of_bytes() if of_bytes else kinds_of([*map(chr, vocabulary.symbols)], known)
+    if vocabulary.unit == "byte":
+        kinds[:known] = kinds_of_bytes()
+    elif vocabulary.unit == "character":
+        kinds[:known] = kinds_of(vocabulary.names, known)
+    else:  # no token is a letter of a word
+        kinds[:known] = [NEWLINE if token == LINE_FEED else OTHER for token in vocabulary.tokens]
     if vocabulary.boundary is not None:
         kinds[vocabulary.boundary] = NEWLINE
     return kinds

@@ -72,8 +72,13 @@ def place(model: CharLM, vocabulary: Vocabulary, embeddings: Embeddings) -> list
     """Copies embeddings into a model. Returns the vocabulary's symbols without one, which keep their random values.
 
     If one has characters and the other bytes, they share the ASCII ones. Raises InputError if the embeddings have
-    another width than the model, or none of its symbols; UsageError if the model has no embedding.
+    another width than the model, or none of its symbols; UsageError if the model has no embedding, or has tokens.
     """
+    if "token" in (vocabulary.unit, embeddings.unit):
+        raise UsageError(
+            f"{embeddings.source}: pretrained embeddings are for characters and bytes, not for tokens; leave them out, "
+            "or start a model of tokens from the weights of another one with --from RUN"
+        )
     if model.embedding is None:
         raise UsageError("model.input onehot has no embedding to put pretrained ones into; drop one of them")
     weight = model.embedding.weight

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from scriven.errors import Interrupted, ScrivenError, Stop
 from scriven.events import Compared, Evaluated, Event, event_name
 from scriven.loss import Loss
+from scriven.settings import symbol_word
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
 JOINERS = "\u200c\u200d"  # two of these that are harmless: they shape Persian, Indic scripts and emoji
@@ -110,14 +111,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def describe_choices(nats_per_char: float) -> str:
-    """Returns what a loss means: the number of equally likely characters to guess among."""
+def describe_choices(nats_per_char: float, unit: str = "character") -> str:
+    """Returns what a loss means: the number of equally likely characters, or tokens, to guess among."""
+    symbols = f"{symbol_word(unit)}s"
     if not nats_per_char < math.log(sys.maxunicode + 1):
-        return "worse than guessing among all characters of Unicode"
+        return f"worse than guessing among all {'characters of Unicode' if symbols == 'characters' else symbols}"
     count = math.exp(nats_per_char)
-    return (
-        f"like guessing among {count:.1f} characters" if count < 10 else f"like guessing among {count:,.0f} characters"
-    )
+    return f"like guessing among {count:.1f} {symbols}" if count < 10 else f"like guessing among {count:,.0f} {symbols}"
 
 
 def visible(text: str) -> str:

@@ -34,12 +34,14 @@ class Metrics(dict[str, list[Any]]):
     `validation_bits_per_char` and `validation_accuracy` have values in the rows of evaluations. If `network_alone`, the
     run counts its text too, and all losses are those of the network without these counts.
 
-    `name` and `model` describe the run. `epoch` is the number of its training characters.
+    `name` and `model` describe the run. `epoch` is the number of its training characters. `unit` is what its model
+    reads at each step; if that is the token, "characters" are tokens here.
     """
 
     def __init__(self, name: str = "") -> None:
         super().__init__({column: [] for column in (*OF_STEPS, COUNTED, *OF_EVALUATIONS)})
         self.name, self.model, self.epoch, self.network_alone = name, "", 0, False
+        self.unit = "character"
 
     def __repr__(self) -> str:
         """The number of rows, and the columns."""
@@ -69,6 +71,7 @@ class Metrics(dict[str, list[Any]]):
             self.model = f"{record.get('name')}, {number_in(record, 'parameters') or 0:,} parameters"
             self.epoch = int(number_in(record, "training_characters") or 0)
             self.network_alone = record.get("counts") is True
+            self.unit = str(record.get("unit", "character"))
         elif event == "stepped":
             loss = record.get("loss")
             counted = number_in(loss, "characters") if isinstance(loss, dict) else None

@@ -22,6 +22,7 @@ from scriven.report import visible
 from scriven.report.metrics import COUNTED, Metrics
 from scriven.report.words import NETWORK_ALONE
 from scriven.safe_files import ensure_regular, replace_file
+from scriven.settings import bits_unit, symbol_word
 
 By = Literal["characters", "epochs", "minutes", "steps"]
 ACROSS: dict[str, tuple[str, float, str]] = {  # a column of the metrics, its unit, and the name of the axis
@@ -104,7 +105,11 @@ class Curve:
     def best_words(self) -> str:
         """The lowest validation loss, with its unit."""
         alone = f" of the {NETWORK_ALONE}" * self.metrics.network_alone
-        return "not validated" if self.best is None else f"best{alone}: {self.validation[self.best]:.4f} bits/char"
+        return (
+            "not validated"
+            if self.best is None
+            else f"best{alone}: {self.validation[self.best]:.4f} {bits_unit(self.metrics.unit)}"
+        )
 
 
 def _floats(values: Sequence[float | None]) -> Float64s:
@@ -157,7 +162,8 @@ def plot_losses(runs: Sequence[Metrics], by: By = "characters") -> Plot:
     summary = "losses of " + "; ".join(f"{curve.metrics.name}: {curve.best_words}" for curve in curves)
     svg = _picture(visible(summary))
     _draw_header(svg, curves, entries)
-    _draw_axes(svg, x, y, _name_axis(curves, by))
+    symbols = {symbol_word(each.metrics.unit) for each in curves}
+    _draw_axes(svg, x, y, name=_name_axis(curves, by), symbol=" or ".join(sorted(symbols)))
     inside = SubElement(
         svg, "svg", {"x": "0", "y": str(top), "width": str(WIDTH), "height": str(HEIGHT - BOTTOM - top)}
     )
@@ -251,7 +257,7 @@ def _name_axis(curves: Sequence[Curve], by: str) -> str:
     return ACROSS[by][2] + (f" (the training text has {epoch:,})" if epoch else "")
 
 
-def _draw_axes(svg: Element, x: Scale, y: Scale, name: str) -> None:
+def _draw_axes(svg: Element, x: Scale, y: Scale, *, name: str, symbol: str) -> None:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for value in y.ticks(8):
         at = float(y(value))
@@ -262,7 +268,7 @@ def _draw_axes(svg: Element, x: Scale, y: Scale, name: str) -> None:
         at = float(x(value))
         _line(svg, (at, bottom), (at, bottom + 4), opacity=0.4)
         _text(svg, at, bottom + 18, shorten_count(value), anchor="middle", opacity=0.7)
-    _text(svg, LEFT, float(y(y.high)) - 8, "bits per character", opacity=0.7)
+    _text(svg, LEFT, float(y(y.high)) - 8, f"bits per {symbol}", opacity=0.7)
     _text(svg, (LEFT + right) / 2, HEIGHT - 8, name, anchor="middle", opacity=0.7)
 
 
@@ -291,7 +297,7 @@ def _draw_curve(svg: Element, curve: Curve, x: Scale, y: Scale, colours: tuple[s
         best = int(row) == curve.best
         dot = {"cx": f"{x(curve.x[row]):.1f}", "cy": f"{y(curve.validation[row]):.1f}", "r": "4.5" if best else "2.6"}
         circle = SubElement(svg, "circle", {**dot, "fill": validation})
-        where = f"step {curve.metrics['step'][row]:,}: {curve.validation[row]:.4f} bits/char"
+        where = f"step {curve.metrics['step'][row]:,}: {curve.validation[row]:.4f} {bits_unit(curve.metrics.unit)}"
         SubElement(circle, "title").text = f"{visible(curve.metrics.name)}, {where}" + ", the best" * best
 
 

@@ -34,7 +34,7 @@ from scriven.report.words import (
     speed_words,
     technical_words,
 )
-from scriven.settings import SamplingSettings
+from scriven.settings import SamplingSettings, symbol_word
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # samples at this one do not show it
@@ -147,7 +147,7 @@ class TerminalReport:
     def _facts(self) -> list[str]:
         """Returns loss, speed and time left; "" for each that is not known yet."""
         return [
-            f"loss {means(self._pace.loss)}",
+            f"loss {means(self._pace.loss, unit=self._unit)}",
             speed_words(self._pace.speed, self._started) if math.isfinite(self._pace.speed) else "",
             f"{timedelta(seconds=round(self._pace.left))} left" if math.isfinite(self._pace.left) else "",
         ]
@@ -165,12 +165,17 @@ class TerminalReport:
         return Group(*lines)
 
     @property
+    def _unit(self) -> str:
+        """What the model reads at each step."""
+        return self._started.unit if self._started else "character"
+
+    @property
     def _validation_name(self) -> str:
         """The name of the losses of evaluations, which are of the network alone if its text is counted too."""
         return f"validation, {NETWORK_ALONE}:" if self._started and self._started.counts else "validation"
 
     def _validation(self, last: Evaluated) -> Text:
-        told = f"{self._validation_name} {means(last.loss, whole=True)} at step {last.step:,}"
+        told = f"{self._validation_name} {means(last.loss, whole=True, unit=self._unit)} at step {last.step:,}"
         best = next((each for each in reversed(self._evaluated) if each.best), last)
         if best is last:
             return Text(told, style="green")
@@ -181,17 +186,18 @@ class TerminalReport:
         if event.final:
             return
         best = ("  best so far" if self._is_lowest(event.loss) else "  kept") if event.best else ""
-        how = f" ({event.protocol}, {event.loss.characters:,} characters)" if self._verbose else ""
+        how = f" ({event.protocol}, {event.loss.characters:,} {symbol_word(self._unit)}s)" if self._verbose else ""
         self._say(
             f"{percent(event.progress)}  step {event.step:,}  {self._validation_name} "
-            f"{means(event.loss, whole=True)}{how}{best}",
+            f"{means(event.loss, whole=True, unit=self._unit)}{how}{best}",
             style="bold" if event.best else "",
         )
 
     def _compare(self, event: Compared) -> None:
         self._compared.append(event)
         if self._verbose and not event.final:
-            self._say(f"counting alone: {means(event.loss, whole=True)} ({protocol_words(event)})")
+            words = protocol_words(event, self._unit)
+            self._say(f"counting alone: {means(event.loss, whole=True, unit=self._unit)} ({words})")
 
     def _is_lowest(self, loss: Loss) -> bool:
         """Whether no earlier loss is lower."""
@@ -245,7 +251,7 @@ class TerminalReport:
             return ["There was no validation; the last model is kept."]
         alone = f" ({NETWORK_ALONE})" * event.network_alone
         if not self._verbose:
-            return [f"On text that it has not seen{alone}: {means(event.best, whole=True)}."]
+            return [f"On text that it has not seen{alone}: {means(event.best, whole=True, unit=self._unit)}."]
         events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
         finals: dict[str, list[Evaluated | Compared]] = {}
         for each in events:
@@ -255,10 +261,12 @@ class TerminalReport:
         lowest = self._is_lowest(kept[-1] if kept else event.best)
         what = "Best validation loss" if lowest else "Validation loss of the kept model"
         told = [f"{what}{alone}, at step {event.best_step:,}:"]
-        if lines := [line for events in finals.values() for line in final_words(events)]:
+        if lines := [line for events in finals.values() for line in final_words(events, self._unit)]:
             return told + lines
-        protocols = [protocol_words(each) for each in self._evaluated[-1:]]
-        return [" ".join([*told, means(event.best, whole=True), *(f"({words})" for words in protocols)])]
+        protocols = [protocol_words(each, self._unit) for each in self._evaluated[-1:]]
+        return [
+            " ".join([*told, means(event.best, whole=True, unit=self._unit), *(f"({words})" for words in protocols)])
+        ]
 
 
 class Throughput:

@@ -10,6 +10,7 @@ from scriven.errors import describe_steps, format_bytes
 from scriven.events import Compared, Evaluated, Finished, Started
 from scriven.loss import Loss
 from scriven.report import describe_choices
+from scriven.settings import bits_unit, symbol_word
 
 NETWORK_ALONE = "network alone"  # says that a loss is without the counts of the model
 LEAST_READ = 0.005  # of the text, to be worth a word
@@ -19,9 +20,10 @@ SHORT_DOCUMENT = 200  # characters, on average: people want several at once
 def introduction(event: Started) -> list[str]:
     """Says in a line which model learns from how much, and how long it will take."""
     validation = f" ({event.validation_characters:,} more for validation)" if event.validation_characters else ""
-    text = f"on {event.training_characters:,} characters{validation}"
+    size = f"{event.training_characters:,} {symbol_word(event.unit)}s{validation}"
+    text = f"on {size}"
     if not event.parameters:
-        return [f"Counting {event.training_characters:,} characters{validation}, into {event.run}."]
+        return [f"Counting {size}, into {event.run}."]
     if event.step:
         done = percent(event.progress).strip()
         return [f"Resuming {event.run} from step {event.step:,}, {done} done: {event.name}, {text}{_time_left(event)}."]
@@ -43,13 +45,14 @@ def technical_words(event: Started) -> list[str]:
     epoch = f", {describe_steps(event.epoch_steps)} an epoch" if event.epoch_steps else ""
     memory = f"; {format_bytes(event.expected_bytes)} of memory" if event.expected_bytes else ""
     return [
-        f"{event.device}, {event.precision}, {workers}, {event.characters_per_step:,} characters a step{epoch}{memory}."
+        f"{event.device}, {event.precision}, {workers}, {event.characters_per_step:,} "
+        f"{symbol_word(event.unit)}s a step{epoch}{memory}."
     ]
 
 
 def speed_words(speed: float, started: Started | None) -> str:
     """Says how fast a training reads, in characters and operations per second, and what share of the peak that is."""
-    words = f"{speed:,.0f} characters/s"
+    words = f"{speed:,.0f} {symbol_word(started.unit if started else '')}s/s"
     if started and (flops := speed * started.flops_per_character):
         words += f", {flops_words(flops)}"
         words += f" ({100 * flops / started.peak_flops:.0f} % of peak)" if started.peak_flops else ""
@@ -84,7 +87,7 @@ def next_commands(run: str, event: Finished) -> list[str]:
     ]
 
 
-def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
+def final_words(events: Sequence[Evaluated | Compared], unit: str = "character") -> list[str]:
     """Returns lines on the final losses by a protocol: of the model as it is used, then of its parts.
 
     There are none if only the counts were measured, and they are not the model.
@@ -99,34 +102,35 @@ def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
     ]
     if used == "network":
         parts = parts[1:]
-    whole = f"  {means(by_model[used].loss, whole=True)} ({protocol_words(by_model[used])})"
+    whole = f"  {means(by_model[used].loss, whole=True, unit=unit)} ({protocol_words(by_model[used], unit)})"
     return [whole, f"    {', '.join(parts)}"] if parts else [whole]
 
 
-def protocol_words(event: Evaluated | Compared) -> str:
+def protocol_words(event: Evaluated | Compared, unit: str = "character") -> str:
     """Says how the validation text was read, and how much of it."""
+    symbol = symbol_word(unit)
     name, *rest = event.protocol.split(" ", 1)
     kind, _, length = name.partition("-")
     how = {
         "stream": "read once in order, remembering all before",
-        "window": f"in windows of {length} characters, remembering nothing between them",
-        "last": f"each character after the {length} before it, remembering nothing else",
+        "window": f"in windows of {length} {symbol}s, remembering nothing between them",
+        "last": f"each {symbol} after the {length} before it, remembering nothing else",
         "documents": "each document alone",
     }
-    return "; ".join([f"{name}: {how[kind]}", *rest, f"{event.loss.characters:,} characters"])
+    return "; ".join([f"{name}: {how[kind]}", *rest, f"{event.loss.characters:,} {symbol}s"])
 
 
-def means(loss: Loss, *, whole: bool = False) -> str:
-    """Returns a loss in bits per character, and per end of a document if any was counted.
+def means(loss: Loss, *, whole: bool = False, unit: str = "character") -> str:
+    """Returns a loss in bits per character, or token, and per end of a document if any was counted.
 
     If `whole`, it has the bits per document too, and says what the loss means. If it was counted, it has the accuracy:
     how often the model's most likely character was the right one.
     """
     parts = []
     if loss.characters:
-        parts.append(f"{number(loss.bits_per_char)} bits/char")
+        parts.append(f"{number(loss.bits_per_char)} {bits_unit(unit)}")
     if loss.characters and whole:
-        parts.append(describe_choices(loss.nats_per_char))
+        parts.append(describe_choices(loss.nats_per_char, unit))
     if loss.ends:
         parts.append(f"{number(loss.end_nats / loss.ends / math.log(2))} bits/end")
     if loss.ends and whole:

@@ -124,8 +124,13 @@ def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_en
     """Returns the automaton of the texts that match all trees, over the symbols of a vocabulary.
 
     With `until_end` the boundary ends a text; without, it is the characters of the separator. Raises UsageError for
-    rules that need more `states`.
+    rules that need more `states`, and for a model of tokens.
     """
+    if vocabulary.unit == "token":
+        raise UsageError(
+            "rules are about characters, and this model writes tokens; leave the rule out, or train on the text "
+            "without --corpus.unit token"
+        )
     if any(count_parts(node) > PARTS for node in nodes):
         raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
     separator = "" if until_end else vocabulary.separator or ""

@@ -152,7 +152,7 @@ class Seals:
 
 def vocabulary_seal(vocabulary: Vocabulary) -> str:
     """A hash of a vocabulary's content; the format of its file does not matter."""
-    return _hash([vocabulary.unit, vocabulary.symbols, vocabulary.separator])
+    return _hash([vocabulary.unit, vocabulary.tokens or vocabulary.symbols, vocabulary.separator])
 
 
 def settings_seal(values: Mapping[str, Any], origin: Mapping[str, Any]) -> str:

@@ -64,14 +64,16 @@ Logprobs = dict[str, list[Any] | None]
 class Tokens:
     """Log-probabilities in OpenAI's format: one token per symbol, released with the text that it belongs to."""
 
-    def __init__(self, vocabulary: Vocabulary, logprobs: int, offset: int = 0, *, begins: bool = False) -> None:
-        """The tokens come after `offset` characters of a prompt that is not in the answer.
+    def __init__(
+        self, vocabulary: Vocabulary, logprobs: int, offset: int = 0, *, begins: bool = False, after: str = ""
+    ) -> None:
+        """The tokens come after `offset` characters of a prompt that is not in the answer, which ends with `after`.
 
         `logprobs` is how many alternatives each token has. With `begins`, the first token marks the start of the text.
         """
         self._vocabulary = vocabulary
         self._logprobs = logprobs
-        self._decoder = vocabulary.decoder()
+        self._decoder = vocabulary.decoder(after=after)
         self._names: dict[int, str] = {}
         self._released = self._known = offset  # characters: of the text released, and of all tokens so far
         self._waiting: deque[tuple[int, int, str, float | None, dict[str, float] | None]] = deque()
@@ -118,7 +120,7 @@ class Tokens:
     def _length(self, symbol: int) -> int:
         """How many more characters of text are complete with this symbol."""
         vocabulary = self._vocabulary
-        if vocabulary.unit == "byte":
+        if vocabulary.unit != "character":
             return len(self._decoder.feed([symbol]))
         return len(vocabulary.separator or "") if symbol == vocabulary.boundary else 1
 
@@ -170,9 +172,10 @@ def _estimate_size(body: CompletionBody) -> int:
 
 
 class Prompt(NamedTuple):
-    """The ids (T,) of a prompt, and whether it began with the id that marks the start of a text."""
+    """The ids (T,) of a prompt, its text, and whether it began with the id that marks the start of a text."""
 
     ids: Ids
+    text: str
     begins: bool = False
 
 
@@ -217,7 +220,8 @@ class CompletionRequest:
         prompt_logprobs = body.logprobs if body.echo else None
         logprobs = 0 if body.logprobs is None and body.texts > body.n else body.logprobs
         return [
-            Job(each.ids, self.context, tuple(self._generations()), prompt_logprobs, logprobs) for each in self.prompts
+            Job(each.ids, self.context, tuple(self._generations(self.text_before(each))), prompt_logprobs, logprobs)
+            for each in self.prompts
         ]
 
     @cached_property
@@ -302,9 +306,10 @@ class CompletionRequest:
         model = self.served.model
         if isinstance(prompt, str):
             self._check_length(len(prompt))  # before it is turned into ids, which takes time
-            return Prompt(model.read_ids(prompt))
+            return Prompt(model.read_ids(prompt), prompt)
         begins = prompt[:1] == [start_id(model.vocabulary)]
-        return Prompt(check_ids(model, prompt[begins:], "prompt"), begins)
+        ids = check_ids(model, prompt[begins:], "prompt")
+        return Prompt(ids, model.decode(ids[-1:]), begins)
 
     def _check_length(self, characters: int) -> None:
         most = self.server.limits.prompt_characters
@@ -369,13 +374,18 @@ class CompletionRequest:
             raise ApiError(400, words, "novel", "invalid_value")
         return index.suffixes
 
-    def _generations(self) -> Iterator[Generation]:
+    def text_before(self, prompt: Prompt) -> str:
+        """Returns the text that an answer follows, which ends as that does: the prompt's, or one of a saved state."""
+        text = self.served.model.decode(prompt.ids[-1:]) if self.body.echo else prompt.text
+        return text or ("?" if self.body.state else "")
+
+    def _generations(self, before: str) -> Iterator[Generation]:
         body, model = self.body, self.served.model
         choices = body.sampling
         seed = first_seed(None) if body.seed is None else body.seed
         for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
-            pen = model.pen(body.stops, self._until_end)
+            pen = model.pen(body.stops, self._until_end, after=before)
             past = begin_past(choices, self._bias, self._training)
             yield Generation(random, choices, body.length, pen, body.save_state, rule=self.rule, past=past)
 
@@ -409,8 +419,11 @@ class Choice:
         body, vocabulary = self.completion.body, self.completion.served.model.vocabulary
         if body.logprobs is None:
             return None
-        offset = 0 if body.echo else len(vocabulary.decode(self.prompt.ids))
-        return Tokens(vocabulary, body.logprobs, offset, begins=body.echo and self.prompt.begins)
+        begins = body.echo and self.prompt.begins
+        if body.echo:
+            return Tokens(vocabulary, body.logprobs, begins=begins)
+        offset = len(vocabulary.decode(self.prompt.ids))
+        return Tokens(vocabulary, body.logprobs, offset, after=self.completion.text_before(self.prompt))
 
     def add_update(self, update: JobUpdate) -> None:
         """Adds an update about this text or its prompt."""

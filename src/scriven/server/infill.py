@@ -95,11 +95,12 @@ class Infilling:
                 context = await self._read(prompt.ids)
                 for n in range(body.texts):
                     middle = await self._find(context, np.random.default_rng((seed + n) % (1 << 64)))
-                    yield self._choice(index, middle), middle.symbols
+                    yield self._choice(index, middle, prompt.text), middle.symbols
                     index += 1
 
-    def _choice(self, index: int, middle: Middle) -> dict[str, Any]:
-        choice = {"index": index, "text": middle.text, "logprobs": None, "finish_reason": "stop"}
+    def _choice(self, index: int, middle: Middle, before: str) -> dict[str, Any]:
+        text = self.completion.served.model.vocabulary.fit_between(before, middle.text, self.completion.body.suffix)
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": "stop"}
         return choice | {"effective_draws": middle.effective_draws}
 
     async def _read(self, ids: Ids) -> Context:

@@ -162,7 +162,7 @@ class TokenizerInfoReply(Reply):
 
     model: str
     tokenizer_class: Literal["scriven"]
-    unit: Literal["character", "byte"]
+    unit: Literal["character", "byte", "token"]
     vocab_size: int
     bos_token: str
     eos_token: str
@@ -243,7 +243,7 @@ class IntroductionReply(Reply):
     seconds: float | None = Field(description="of training")
     bits_per_char: float | None = Field(description="of the model as it is used, on validation text")
     network_alone: bool = Field(description="whether that is without its counts, as their mixture was not measured")
-    unit: Literal["character", "byte"]
+    unit: Literal["character", "byte", "token"]
     beginnings: list[str] = Field(description="a few starts of paragraphs or documents of the training text")
 
 

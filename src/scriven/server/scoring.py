@@ -163,7 +163,7 @@ class _ScoredText:
             settings = model.settings.corpus
             pieces = prepare_pieces(drop_marks(self.pieces), settings)
             texts = split_document_text(pieces, settings, units.tally if units else ReadCounts())
-            chunks = read_chunks(model.vocabulary, texts)
+            chunks = _refuse_long_tokens(read_chunks(model.vocabulary, texts))
         return _split_long(units.strip(chunks) if units else chunks)
 
     def response(self, total: SurprisalSum) -> dict[str, Any]:
@@ -175,6 +175,14 @@ class _ScoredText:
             return values
         characters = self.characters + total.loss.characters
         return {**values, "state": self.server.save_state(self.served, self.context, characters)}
+
+
+def _refuse_long_tokens(chunks: Iterable[Ids]) -> Iterator[Ids]:
+    """Yields the same chunks. Raises ApiError, 400, for a token that is too long to be one."""
+    try:
+        yield from chunks
+    except InputError as error:
+        raise ApiError(400, f"text: {error}", "text", "invalid_value") from None
 
 
 def _plain_body_bound(served: ServedModel, server: ServerState) -> float:

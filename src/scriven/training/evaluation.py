@@ -206,7 +206,8 @@ class Evaluator:
             self._check_stop()
             ids, context = predictor.generate(context, drawing, uniforms[begin : begin + WRITTEN_AT_ONCE])
             written.append(ids[:, 0])
-        return self.corpus.vocabulary.decode(np.concatenate(written))
+        vocabulary = self.corpus.vocabulary
+        return vocabulary.decoder(after=vocabulary.decode(given[-1:])).feed(np.concatenate(written))
 
     def written_share(self, weights: MixtureWeights | None) -> float:
         """Returns the share (0..1) of known words in a sample of the model as it is used: those of the training text.

@@ -19,7 +19,7 @@ from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import SETTINGS_FILE, retraining_command
 from scriven.runs.start_model import StartModel
-from scriven.settings import REGISTERED_CELLS, Settings
+from scriven.settings import REGISTERED_CELLS, Settings, bits_unit
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
@@ -159,7 +159,7 @@ def _find_problem(
     if first is None or recent is None or lowest is None:
         return None
     rate, usual = settings.training.learning_rate * factor, usual_learning_rate(settings.training.optimizer)
-    per_char = "bits/char" if settings.corpus.documents == "none" else "bits/char, with ends"
+    per_char = bits_unit(settings.corpus.unit) + ("" if settings.corpus.documents == "none" else ", with ends")
     lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {_lower_rate(settings, factor):g}."
     if losses.steps >= FEWEST_STEPS and recent > WORSE_THAN_FIRST * first:
         return (

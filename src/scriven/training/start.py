@@ -103,6 +103,7 @@ def _measure_counts(
         step=0,
         progress=0.0,
         notes=tuple(notes),
+        unit=settings.corpus.unit,
     )
     evaluator = _make_evaluator(settings, corpus, table, stop)
     measured = evaluator.loss()
@@ -193,6 +194,7 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
         flops_per_character=trainer.learner.gradients.flops,
         peak_flops=trainer.job.peak_flops,
         counts=trainer.evaluator.table is not None,
+        unit=settings.corpus.unit,
     )
 
 

@@ -51,7 +51,7 @@ def warm_started_model(
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
     """Returns the symbols of `vocabulary` that are not in `known`."""
-    return [chr(symbol) for symbol in sorted(set(vocabulary.symbols) - set(known.symbols))]
+    return sorted(set(vocabulary.names).difference(known.names))
 
 
 def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
@@ -67,8 +67,8 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
         )
     _check_unit(vocabulary, other.vocabulary, run)
     _check_shape(model.settings, other.settings.model, run, other_embedding=run)
-    theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
-    shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
+    theirs = {name: row for row, name in enumerate(other.vocabulary.names)}
+    shared = [(row, theirs[name]) for row, name in enumerate(vocabulary.names) if name in theirs]
     shared.append((vocabulary.unknown, other.vocabulary.unknown))
     if vocabulary.boundary is not None and other.vocabulary.boundary is not None:
         shared.append((vocabulary.boundary, other.vocabulary.boundary))

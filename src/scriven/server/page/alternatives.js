@@ -25,6 +25,8 @@ export async function openAlternatives(anchor, here, app, choose, closed) {
   placeNextTo(anchor);
   box.addEventListener("toggle", (event) => event.newState === "closed" && finish(closed), { signal });
   try {
+    const { unit } = await api.tokenizerFacts(app.model);
+    if (unit === "token") throw new Error("This model writes tokens, and the page can only put single characters in place of others.");
     const found = await api.likeliestCharacters(app.model, here.before, REQUESTED, signal);
     if (signal.aborted) return;
     fill(found, here.character, (character) => {

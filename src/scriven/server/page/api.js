@@ -124,7 +124,7 @@ export async function likeliestCharacters(model, prompt, count, signal) {
 }
 
 /**
- * Facts about a model's tokens: `unit` ("character" or "byte"), `separator` (the text between two of its documents, or
+ * Facts about a model's tokens: `unit` ("character", "byte" or "token"), `separator` (the text between two of its documents, or
  * ""), and `knowsReturn` (whether it knows the character "\r").
  */
 export async function tokenizerFacts(model) {

@@ -67,7 +67,7 @@ function* describe({ texts, training_characters: characters, seconds, bits_per_c
   yield "Learned from ";
   yield make("em", {}, named.join(", ") + more);
   yield `: ${approximate(characters)} ${unit}s${seconds ? ` in ${spellDuration(seconds)}` : ""}.`;
-  const letter = unit === "byte" ? unit : "letter";
+  const letter = unit === "character" ? "letter" : unit;
   if (bits) yield ` ${alone ? "Its network alone" : "It"} finds the next ${letter} as if it guessed among ${approximate(2 ** bits)} ${letter}s.`;
 }
 

@@ -11,6 +11,12 @@ export const levelOf = (bits) => LEVELS.filter((bound) => bits >= bound).length;
 export const levelNames = [`< ${LEVELS[0]}`, ...LEVELS.map((bound) => `${bound} +`)]; // in bits
 
 const utf8Length = (code) => (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
+/** Where the match of a sticky pattern at a place of a text ends; the place itself if there is none. */
+function matchEnd(pattern, text, place) {
+  pattern.lastIndex = place;
+  return pattern.test(text) ? pattern.lastIndex : place;
+}
+
 const endsLine = (code) => code === 10 || code === 13;
 
 /** The sums of some characters' surprisals, their means by line, and the most surprising of them. */
@@ -41,10 +47,14 @@ class Tally {
 }
 
 export class ScoredText {
-  /** `unit` is what the model's tokens are, "character" or "byte". `separator` ends its documents and has no surprisal. */
+  /**
+   * `unit` is what the model reads at each step: "character", "byte", or "token", whose surprisal all of its characters
+   * show. `separator` ends its documents and has no surprisal.
+   */
   constructor(text, { unit, separator }) {
     this.text = text;
     this.byBytes = unit === "byte";
+    this.byTokens = unit === "token";
     this.separator = separator;
     this.countsEnds = true; // whether the ends of lines count
     this.whole = new Tally();
@@ -84,6 +94,10 @@ export class ScoredText {
     for (const bits of surprisals) {
       this.#skipSeparators();
       if (this.done >= this.text.length) return;
+      if (this.byTokens) {
+        this.#storeToken(bits);
+        continue;
+      }
       const code = this.text.codePointAt(this.done);
       this.partial.bytes += 1;
       this.partial.bits += bits;
@@ -95,10 +109,30 @@ export class ScoredText {
   }
 
   #skipSeparators() {
+    this.#skipSpaces();
     while (this.separator && this.text.startsWith(this.separator, this.done)) {
       this.done += this.separator.length;
       if (this.separator.includes("\n")) this.#endLine();
+      this.#skipSpaces();
     }
+  }
+
+  /** Skips what only stands between tokens, which has no surprisal: spaces, and a carriage return before a line feed. */
+  #skipSpaces() {
+    if (this.byTokens) this.done = matchEnd(/(?:[ \t]|\r(?=\n))*/y, this.text, this.done);
+  }
+
+  /** Stores the surprisal of the token that comes next: a line end, or all up to the next space or document's end. */
+  #storeToken(bits) {
+    const unit = this.done;
+    const code = this.text.charCodeAt(unit);
+    const end = endsLine(code) ? unit + 1 : matchEnd(/[^ \t\r\n]+/y, this.text, unit);
+    const cut = this.separator ? this.text.indexOf(this.separator, unit) : -1;
+    this.done = cut > unit && cut < end ? cut : end;
+    this.stored.fill(Math.min(255, Math.round(bits * STEPS_PER_BIT)), unit, this.done);
+    this.whole.add(unit, bits);
+    if (!endsLine(code)) this.withoutEnds.add(unit, bits);
+    if (endsLine(code) || this.done >= this.text.length) this.#endLine();
   }
 
   #store(code, bits) {

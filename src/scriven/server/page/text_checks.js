@@ -24,7 +24,7 @@ function isBinary(text) {
 
 /** A warning if the text's line ends differ from those that the model learned; otherwise "". */
 export function lineEndWarning(text, { unit, separator, knowsReturn }) {
-  if (unit === "byte" || separator.includes("\n") || !text.includes("\n")) return "";
+  if (unit !== "character" || separator.includes("\n") || !text.includes("\n")) return "";
   const has = text.includes("\r");
   if (has === knowsReturn) return "";
   if (has) return "The lines of this text end in CR LF, as on Windows. The model has never seen a CR, so each one counts as very surprising.";
