@@ -20,7 +20,6 @@ from scriven.cli.common import (
     Whole,
     check_named,
     note,
-    note_slowness,
     show,
 )
 from scriven.cli.scoring import AGAINST, ModelRows, Scoring
@@ -72,7 +71,6 @@ def compare(
     """
     from scriven.corpus.sources import find
     from scriven.inference.comparison import compare_losses
-    from scriven.session import load
 
     if not files:
         raise UsageError("scriven compare needs a text that neither model was trained on; name files")
@@ -81,13 +79,10 @@ def compare(
     sources = find(check_named(files)).sources
     if any(source.path is None for source in sources):
         raise UsageError("both models read the text, and standard input can be read only once; save it to a file")
-
-    def open_rows(name: str) -> ModelRows:
-        model = load(name, device=device, precision=precision, counts=counts)
-        note_slowness(model)
-        return ModelRows(model, by, {}, {"invalid": invalid, "encoding": encoding, "normalize": normalize})
-
-    scoring = Scoring(open_rows(run), open_rows(other))
+    loading = {"device": device, "precision": precision, "counts": counts}
+    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    own, against = (ModelRows.open(each, by=by, loading=loading, choices=choices) for each in (run, other))
+    scoring = Scoring(own, against)
     first, second, characters = _losses(scoring, sources)
     if len(characters) < 2:
         raise InputError(

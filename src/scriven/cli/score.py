@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,6 @@ from scriven.cli.common import (
     Whole,
     check_named,
     note,
-    note_slowness,
     show,
 )
 from scriven.cli.scoring import By, ModelRows, Scoring
@@ -230,7 +230,6 @@ def score(
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
     from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS
-    from scriven.session import load
 
     sources = find(check_named([follow or regions] if follow or regions else files)).sources
     live = _open_live(follow, sources, above=bool(above))
@@ -241,13 +240,9 @@ def score(
         )
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
     options = {"spaces": spaces, "punctuation": punctuation, "separator": separator} if by == "word" else {}
-
-    def open_rows(name: str, which: Any) -> ModelRows:
-        model = load(name, which=which, device=device, precision=precision, counts=counts)
-        note_slowness(model)
-        choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
-        return ModelRows(model, by, options, choices, way, live)
-
+    loading = {"device": device, "precision": precision, "counts": counts}
+    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    open_rows = partial(ModelRows.open, by=by, loading=loading, options=options, choices=choices, way=way, live=live)
     scorings, empty = _open_scorings(run, against, checkpoint, checkpoints or "", open_rows), list[str]()
     first = next(scorings)
     if regions:

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import tee
 from typing import TYPE_CHECKING, Any, Literal
 
-from scriven.cli.common import Row, in_bits, note, read_sources, reading_settings
+from scriven.cli.common import Row, in_bits, note, note_slowness, read_sources, reading_settings
 from scriven.cli.tables import Columns, Verbatim
 from scriven.errors import InputError, UsageError
 
@@ -49,6 +49,15 @@ class ModelRows:
     choices: dict[str, str | None] = field(default_factory=dict)  # how texts are read
     way: str = ""
     live: Iterable[bytes] | None = None  # read instead of the source, as it comes
+
+    @classmethod
+    def open(cls, name: str, which: Any = "best", *, by: By, loading: Mapping[str, Any], **more: Any) -> ModelRows:
+        """Opens the model of a run, as `loading` says, and prints a note if it is slow here."""
+        from scriven.session import load
+
+        model = load(name, which=which, **loading)
+        note_slowness(model)
+        return cls(model, by, **more)
 
     @property
     def unit(self) -> Literal["line", "document"]:
