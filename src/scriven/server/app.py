@@ -25,7 +25,7 @@ from starlette.routing import Route
 from scriven.server import chat, extraction, infill, metrics, openapi, scoring, utility_routes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.renewal import ServedCheckpoint, renew
-from scriven.server.responses import ApiError, internal_error
+from scriven.server.responses import JSON, ApiError, internal_error
 from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState
 from scriven.server.trainings import TrainingPolicy, Trainings
@@ -178,7 +178,7 @@ def make_app(
 
 
 async def _answer_api_error(request: Request, error: ApiError) -> Response:
-    return Response(error.body, error.status, error.headers, "application/json")
+    return Response(error.body, error.status, error.headers, JSON)
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
@@ -191,7 +191,7 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
     message = wrong.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     refused = ApiError(error.status_code, message, code=code)
-    return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, "application/json")
+    return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, JSON)
 
 
 async def _answer_disconnect(request: Request, error: ClientDisconnect) -> Response:
@@ -201,7 +201,7 @@ async def _answer_disconnect(request: Request, error: ClientDisconnect) -> Respo
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
     refused = internal_error(error)
-    return Response(refused.body, refused.status, refused.headers, "application/json")
+    return Response(refused.body, refused.status, refused.headers, JSON)
 
 
 HANDLERS: dict[Any, Any] = {

@@ -28,8 +28,10 @@ from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
 from scriven.server.responses import (
+    EVENTS,
     LONG_ANSWER,
     SHORTEST_ANSWER,
+    UTF8,
     ApiError,
     json_in_pieces,
     json_text,
@@ -53,7 +55,6 @@ from scriven.session import first_seed
 from scriven.vocabulary import Vocabulary
 
 EVENT_SECONDS = 0.02  # between two events of a stream at least
-EVENTS = "text/event-stream; charset=utf-8"
 UNKNOWN_CHARACTERS = 10  # in an answer at most
 
 Usage = dict[str, int]
@@ -150,7 +151,7 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
     with server.run_adapted(served) if own else contextlib.nullcontext():
         work = RequestHandle(completion.server, completion.served, completion.jobs)
     if body.stream:
-        return DisconnectAwareResponse(_events(completion, work), EVENTS, within=work)
+        return DisconnectAwareResponse(_events(completion, work), EVENTS + UTF8, within=work)
     response = await run_unless_disconnected(request, _whole(completion, work))
     return await long_answer(completion.size, lambda: response)
 
@@ -510,4 +511,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["EVENTS", "CompletionRequest", "Logprobs", "Tokens", "respond"]
+__all__ = ["CompletionRequest", "Logprobs", "Tokens", "respond"]

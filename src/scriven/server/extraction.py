@@ -20,7 +20,7 @@ from scriven.corpus.sources import ZIPPED
 from scriven.corpus.zipped import read_zipped
 from scriven.errors import InputError
 from scriven.server.limits import Limits
-from scriven.server.responses import ApiError, too_many_requests
+from scriven.server.responses import PLAIN, ApiError, too_many_requests
 from scriven.server.shared import read_body, server_of
 
 LONGEST_NAME = 255  # characters of a file's name
@@ -41,7 +41,7 @@ async def extract(request: Request) -> Response:
         text = await run_in_threadpool(_read, data, name, server.limits)
     finally:
         server.files -= 1
-    return Response(text, media_type="text/plain")
+    return Response(text, media_type=PLAIN)
 
 
 def _read(data: bytes, name: str, limits: Limits) -> bytes:

@@ -21,7 +21,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scriven.server.limits import Limits
-from scriven.server.responses import ApiError
+from scriven.server.responses import JSON, ApiError
 from scriven.server.security import HEADERS
 
 SWITCH_SECONDS = (
@@ -197,6 +197,6 @@ async def refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
 
 def raw_headers(refused: ApiError) -> list[tuple[bytes, bytes]]:
     """The headers of an error answer that closes the connection."""
-    named = {**refused.headers, **HEADERS, "content-type": "application/json", "connection": "close"}
+    named = {**refused.headers, **HEADERS, "content-type": JSON, "connection": "close"}
     named["content-length"] = str(len(refused.body))
     return [(name.encode(), value.encode()) for name, value in named.items()]

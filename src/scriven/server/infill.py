@@ -18,9 +18,19 @@ from scriven.errors import InputError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import GenerationOptions
 from scriven.inference.search import Middle, MiddleOptions, MiddleSearch
-from scriven.server.completions import EVENTS, CompletionRequest, respond
+from scriven.server.completions import CompletionRequest, respond
 from scriven.server.engine import SYMBOLS_PER_PIECE
-from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_text, overflow, run_apart, timed_out
+from scriven.server.responses import (
+    EVENTS,
+    LONG_ANSWER,
+    UTF8,
+    ApiError,
+    answer,
+    json_text,
+    overflow,
+    run_apart,
+    timed_out,
+)
 from scriven.server.shared import (
     DisconnectAwareResponse,
     ServerState,
@@ -42,7 +52,7 @@ async def completions(request: Request) -> Response:
         return await respond(request, body)
     search = await run_apart(LONG_ANSWER, partial(Infilling.of, server_of(request), body))
     if body.stream:
-        return DisconnectAwareResponse(_events(search), EVENTS)
+        return DisconnectAwareResponse(_events(search), EVENTS + UTF8)
     return answer(await run_unless_disconnected(request, _whole(search)))
 
 

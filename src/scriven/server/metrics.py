@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scriven.server.openapi import OPENMETRICS
+from scriven.server.responses import OPENMETRICS, PLAIN, UTF8
 from scriven.server.shared import Histogram, ServerState, server_of
 
-TYPES = {True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8", False: "text/plain; version=0.0.4; charset=utf-8"}
+TYPES = {True: f"{OPENMETRICS}; version=1.0.0{UTF8}", False: f"{PLAIN}; version=0.0.4{UTF8}"}
 Sample = tuple[str, dict[str, str], float]  # suffix of its name, labels, value
 
 

@@ -26,7 +26,7 @@ from scriven.server.requests import (
     TrainingBody,
     UnitBody,
 )
-from scriven.server.responses import answer
+from scriven.server.responses import EVENTS, FILE, JSON, LINES, OPENMETRICS, PLAIN, answer
 from scriven.server.writing_requests import ChatBody, CompletionBody
 
 STATE = (
@@ -340,12 +340,6 @@ class ErrorReply(Reply):
     error: ErrorFieldsReply
 
 
-JSON = "application/json"
-LINES = "application/x-ndjson"
-EVENTS = "text/event-stream"
-PLAIN = "text/plain"
-FILE = "application/octet-stream"
-OPENMETRICS = "application/openmetrics-text"
 BODIES = (ChatBody, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
 REFUSALS = {
     400: "the request is not valid",

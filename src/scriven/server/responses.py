@@ -19,6 +19,10 @@ from starlette.responses import Response
 from scriven import strict_json
 from scriven.errors import shortage
 
+JSON, LINES = "application/json", "application/x-ndjson"  # media types of bodies and answers
+EVENTS, PLAIN, FILE = "text/event-stream", "text/plain", "application/octet-stream"
+OPENMETRICS = "application/openmetrics-text"
+UTF8 = "; charset=utf-8"
 VALUES_PER_PIECE = 2048  # values of a list that become JSON at once
 LONG_ANSWER = 1 << 10  # characters or values; the loop makes only shorter answers, and this much of them in one turn
 SHORTEST_ANSWER = LONG_ANSWER // 4  # what the shortest answer counts as, since sending it takes time too
@@ -133,8 +137,13 @@ def json_text(values: Any) -> str:
     return strict_json.write(values, compact=True)
 
 
+def media_type_of(header: str) -> str:
+    """Returns the media type in a header content-type, without its parameters."""
+    return header.partition(";")[0].strip().lower()
+
+
 def _response(text: str, status: int) -> Response:
-    return Response(text, status, media_type="application/json")
+    return Response(text, status, media_type=JSON)
 
 
 class ApiError(Exception):

@@ -27,7 +27,16 @@ from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 from scriven.runs.summary import find_beginnings, summarize
 from scriven.safe_files import open_regular
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_in_pieces, long_answer, too_many_requests
+from scriven.server.responses import (
+    EVENTS,
+    LONG_ANSWER,
+    UTF8,
+    ApiError,
+    answer,
+    json_in_pieces,
+    long_answer,
+    too_many_requests,
+)
 from scriven.server.shared import DisconnectAwareResponse
 
 Record = dict[str, Any]
@@ -41,7 +50,6 @@ QUIET_SECONDS = 120.0  # seconds without a new line after which a run counts as 
 TAIL_BYTES = 1 << 16  # bytes at the end of a file that are searched for its last line
 CHECK_SECONDS = 0.5  # seconds between two checks of the files of a run that is followed
 KEEP_ALIVE_SECONDS = 15.0  # seconds without changes after which a comment is sent, which notices disconnected clients
-EVENTS = "text/event-stream; charset=utf-8"
 NO_STORE = {"cache-control": "no-store"}
 STARTED = ("name", "parameters", "training_characters", "validation_characters", "counts")
 FINISHED = ("step", "reason", "best_step", "seconds", "network_alone")
@@ -246,8 +254,8 @@ class RunMonitor:
         """GET /runs/{name}/events: `RunHistory.changes` as server-sent events; the first has everything until now."""
         history = RunHistory(self._folder(request))
         if request.method == "HEAD":
-            return Response(media_type=EVENTS, headers=NO_STORE)
-        return DisconnectAwareResponse(self._follow(history), EVENTS, within=self._count_follower())
+            return Response(media_type=EVENTS + UTF8, headers=NO_STORE)
+        return DisconnectAwareResponse(self._follow(history), EVENTS + UTF8, within=self._count_follower())
 
     async def _follow(self, history: RunHistory) -> AsyncGenerator[bytes]:
         clock = asyncio.get_running_loop().time

@@ -36,7 +36,16 @@ from scriven.inference.surprisal import Scored, SurprisalSum, tally
 from scriven.inference.unit_tables import Columns, TextPlaces, UnitTableReader, row_unit, unit_columns
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody, UnitBody, validate_body
-from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large, run_apart
+from scriven.server.responses import (
+    LINES,
+    PLAIN,
+    ApiError,
+    json_in_pieces,
+    long_answer,
+    media_type_of,
+    payload_too_large,
+    run_apart,
+)
 from scriven.server.shared import (
     DisconnectAwareResponse,
     RequestHandle,
@@ -48,7 +57,6 @@ from scriven.server.shared import (
 )
 from scriven.session import Model
 
-LINES = "application/x-ndjson"
 PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once
 LINES_AT_ONCE = 128  # lines of units that are sent together
 LINES_AHEAD = 256  # lines held at most for a client that does not read them yet
@@ -57,7 +65,7 @@ LINES_AHEAD = 256  # lines held at most for a client that does not read them yet
 async def score(request: Request) -> Response:
     """POST /score: scores a text."""
     server = server_of(request)
-    plain = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/plain"
+    plain = media_type_of(request.headers.get("content-type", "")) == PLAIN
     if plain:
         served = server.model_named(request.query_params.get("model", ""))
         source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))

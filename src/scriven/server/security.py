@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scriven.errors import UsageError
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.responses import ApiError
+from scriven.server.responses import JSON, PLAIN, ApiError, media_type_of
 
 HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that do not depend on a name server
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -79,8 +79,8 @@ class Policy:
         """How many bytes the body may have; None means any number."""
         if scope["path"] in self.uploads:
             return self.limits.file_bytes
-        kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-        return None if scope["path"] in self.streamed and kind == "text/plain" else self.limits.body_bytes
+        kind = media_type_of(Headers(scope=scope).get("content-type", ""))
+        return None if scope["path"] in self.streamed and kind == PLAIN else self.limits.body_bytes
 
     def _check_host(self, headers: Headers, server: tuple[str, int | None] | None) -> None:
         given = headers.getlist("host")
@@ -241,7 +241,7 @@ class Answer:
     async def refuse(self, refused: ApiError) -> None:
         """Sends an error answer if no answer has started yet, and ends the request."""
         if not self.started:
-            headers = {**refused.headers, **EXTRA_HEADERS.get(refused.status, {}), "content-type": "application/json"}
+            headers = {**refused.headers, **EXTRA_HEADERS.get(refused.status, {}), "content-type": JSON}
             await Response(refused.body, refused.status, headers)(self.scope, _nothing, self)
         self.over = True
 

@@ -15,7 +15,7 @@ from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.responses import ApiError, answer, long_answer, run_apart
+from scriven.server.responses import FILE, ApiError, answer, long_answer, media_type_of, run_apart
 from scriven.server.shared import (
     RequestHandle,
     ServedModel,
@@ -30,7 +30,6 @@ from scriven.server.shared import (
 )
 from scriven.session import Model
 
-STATE_FILE = "application/octet-stream"  # media type of the file of a state
 MESSAGE = 500  # characters of a message about a file, which may name what is in it
 START_NAME = "\uffff"  # names the id that marks the start of a text; Unicode guarantees that it is not a character
 
@@ -123,7 +122,7 @@ def _model_for_ids(request: Request, name: str = "") -> ServedModel:
 async def create_state(request: Request) -> Response:
     """POST /states: reads a text and saves the state after it; or saves the state in a file, which is the body."""
     server = server_of(request)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == STATE_FILE:
+    if media_type_of(request.headers.get("content-type", "")) == FILE:
         return await _upload_state(request, server)
     body = await parse_request(request, StateBody)
     served = server.model_named(body.model)
@@ -186,7 +185,7 @@ async def download_state(request: Request) -> Response:
     session = SavedSession(origin, saved.context, np.random.default_rng(), begun)
     data = await run_apart(saved.bytes, session.to_bytes)
     headers = {"content-disposition": 'attachment; filename="state.session"'}
-    return Response(data, media_type=STATE_FILE, headers=headers)
+    return Response(data, media_type=FILE, headers=headers)
 
 
 def _origin_of(served: ServedModel) -> Origin:
