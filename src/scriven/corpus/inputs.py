@@ -16,6 +16,7 @@ import numpy as np
 from scriven.arrays import Ids
 from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, split_lines
 from scriven.corpus.documents import split_documents
+from scriven.corpus.encodings import drop_mark
 from scriven.corpus.header import FORMAT
 from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
@@ -100,17 +101,22 @@ def read_alphabet(path: Path, *, of_tokens: bool = False) -> Alphabet:
     return _token_alphabet(entries, path) if of_tokens else _alphabet_of(entries, path)
 
 
+def read_utf8(path: Path, name: str) -> str:
+    """Returns the text of a file. Raises InputError, in which `name` says what the file is, if it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {name} {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} {path} is not UTF-8 at byte {error.start}; convert it") from None
+
+
 def read_entries(path: Path, choose: Callable[[Any], list[Any] | None]) -> Iterable[Any]:
     """Reads the entries of an alphabet's file in order: what `choose` finds in its JSON, or the lines of its text.
 
     Raises InputError if the file cannot be read.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the alphabet {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the alphabet {path} is not UTF-8 at byte {error.start}; convert it") from None
+    text = drop_mark(read_utf8(path, "the alphabet"))
     entries = choose(_parse_json(text, path))
     return _parse_lines(text) if entries is None else entries
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from scriven.arguments import ImportedUnit
 from scriven.arrays import Float32s
-from scriven.corpus.inputs import read_entries
+from scriven.corpus.inputs import read_entries, read_utf8
 from scriven.errors import InputError, UsageError
 from scriven.kernels.native_library import level
 from scriven.model.shapes import GATES, weight_shapes
@@ -201,13 +201,7 @@ def symbols_of_text(path: Path, *, lowercase: bool) -> Symbols:
 
     Raises InputError if it cannot be read as UTF-8.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the text {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}; convert it") from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's open reads it
+    text = read_utf8(path, "the text").replace("\r\n", "\n").replace("\r", "\n")  # as Python's open reads it
     return Symbols(tuple(sorted({*(text.lower() if lowercase else text)})), f"the text {path}")
 
 
