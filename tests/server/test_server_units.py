@@ -363,7 +363,7 @@ def test_sessions_of_all_kinds_are_opened_again(text: str, kind: str, letters: s
     session.read(text)
     again = Session._of(SavedSession.from_bytes(Path("a"), session._snapshot().to_bytes()), model)
     assert np.array_equal(again.next(), session.next())
-    assert list(again.write(20)) == list(session.write(20))
+    assert "".join(again.write(20)) == "".join(session.write(20))  # how it is cut depends on the time
 
 
 @needs_counts
