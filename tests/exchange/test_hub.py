@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ SECRETS = (b"secret", b"home", b"ann/letters", b"It was a dark night")
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A hub on this machine, on which this process is logged in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # it would have to be a server of its own
+    assert find_spec("hf_xet")  # as for people, who get hf_xet with huggingface_hub
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with hub_server() as server:
@@ -74,6 +75,17 @@ def test_a_model_comes_back(command: Command, hub: HubServer, run: Path) -> None
     assert command("doctor", "novels").code == 0
     again = command("pull", "ann/novels")
     assert again.code == 2 and "runs/novels" in again.err
+
+
+def test_hf_xet_is_used_where_it_is_asked_for_alone(
+    command: Command, hub: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_run(str(run), "ann/novels")
+    assert not constants.HF_HUB_DISABLE_XET and not any("xet" in path for path in hub.paths)  # left as it was
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
+    done = command("push", "run", "ann/poems")
+    assert done.code == 3 and hub.address in done.err and "Traceback" not in done.err, done.err
+    assert any("xet" in path for path in hub.paths) and ".gitattributes" in hub.repos["ann/poems"]
 
 
 def test_neither_texts_nor_names_of_files_leave(hub: HubServer, run: Path, tmp_path: Path) -> None:

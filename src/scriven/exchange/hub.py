@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
 import shutil
 import tempfile
@@ -54,7 +55,7 @@ def push_run(
     if not hub.get_token():
         raise UsageError("there is no token for the Hugging Face Hub; log in with `hf auth login`, or set HF_TOKEN")
     card = make_card(run, checkpoint, repo, licence, with_counts=with_counts)
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, _plain_transfers(hub):
         model = copy_model(run, Path(work) / "run", which, "auto" if with_counts else "none")
         own = {path.relative_to(model.path).as_posix(): path for path in model.path.rglob("*") if path.is_file()}
         with _explain_errors(repo):
@@ -86,7 +87,12 @@ def pull_run(repo: str, folder: Path) -> Run:
     """
     check_repo(repo)
     hub, api = _open_hub()
-    with create_folder(folder) as work, tempfile.TemporaryDirectory() as fetched, _explain_errors(repo):
+    with (
+        create_folder(folder) as work,
+        tempfile.TemporaryDirectory() as fetched,
+        _plain_transfers(hub),
+        _explain_errors(repo),
+    ):
         info = api.model_info(repo, files_metadata=True)
         for name, size in _checked_files(repo, info.siblings or []):
             path = Path(hub.hf_hub_download(repo, name, revision=info.sha, cache_dir=fetched, endpoint=hub_endpoint()))
@@ -116,6 +122,21 @@ def _open_hub() -> tuple[Any, Any]:
     except ImportError as error:
         raise UsageError(f"huggingface_hub is not installed; to use the hub, {EXTRA} ({error})") from None
     return hub, hub.HfApi(endpoint=hub_endpoint())
+
+
+@contextlib.contextmanager
+def _plain_transfers(hub: Any) -> Iterator[None]:
+    """Lets files travel by plain HTTP while it lasts: hf_xet asks a second server, which not every hub has.
+
+    It serves files of gigabytes. Whoever sets HF_HUB_DISABLE_XET has what it says.
+    """
+    constants, name = importlib.import_module(f"{hub.__name__}.constants"), "HF_HUB_DISABLE_XET"
+    before = getattr(constants, name)
+    setattr(constants, name, before if name in os.environ else True)
+    try:
+        yield
+    finally:
+        setattr(constants, name, before)
 
 
 def _check_ours(repo: str, names: list[str], *, public: bool) -> None:
