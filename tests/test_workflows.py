@@ -1,6 +1,7 @@
 """What the workflows, the hooks and the issue forms name is there: targets of make, scripts, files, commands."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,18 @@ def test_the_files_that_start_a_workflow_exist() -> None:
         for event in events.values():
             for pattern in (event or {}).get("paths", []) if isinstance(event, dict) else ():
                 assert list(ROOT.glob(pattern.removesuffix("/**"))), pattern
+
+
+def test_a_package_that_a_system_lacks_is_not_installed_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    marked = re.compile(r"([\w-]+)[^;]*; (sys_platform != '\w+')")
+    found = [marked.match(line) for extra in ("train", "data", "serve", "docs", "dev") for line in project[extra]]
+    packages = {each[1]: each[2].replace("'", '"') for each in found if each}
+    assert "uvloop" in packages
+    for path in (ROOT / "requirements").glob("*.txt"):
+        for name, marker in packages.items():
+            lines = re.findall(rf"^{name}==.*", path.read_text("utf-8"), re.MULTILINE)
+            assert all(f" ; {marker} " in line for line in lines), f"{path.name}: {lines}"
 
 
 def test_the_citation_has_the_version() -> None:
