@@ -8,7 +8,7 @@ import math
 import pickle
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from scriven.inference import generation
 from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Model, Session, load, load_session
+from scriven.session import Model, Session, WritingArguments, load, load_session
 from scriven.settings import ModelSettings, SamplingFilters, SamplingSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour
@@ -207,6 +207,15 @@ def test_signatures_name_all_sampling_settings_with_their_defaults(method: Any) 
     (others,) = [each for each in parameters.values() if each.kind is each.VAR_KEYWORD]
     assert others.annotation == "Unpack[SamplingFilters]"
     assert SamplingFilters.__annotations__.keys() <= SamplingSettings.model_fields.keys()
+
+
+def test_type_checkers_know_the_arguments_of_sample() -> None:
+    """The two signatures that they see name them by one type."""
+    named = get_type_hints(WritingArguments)
+    own = {name: named[name] for name in named if name not in SamplingFilters.__annotations__}
+    keywords = inspect.signature(Model.sample).parameters.values()
+    hints = get_type_hints(Model.sample)
+    assert own == {each.name: hints[each.name] for each in keywords if each.kind is each.KEYWORD_ONLY}
 
 
 def test_a_list_of_prompts_gives_the_texts_of_following_seeds(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,20 @@ Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
 
 
+class WritingArguments(SamplingFilters, total=False):
+    """The arguments of `Model.sample` after the prompt."""
+
+    length: int
+    seed: int | None
+    stop: Sequence[str]
+    until_end: bool | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    rule: Rule | None
+
+
 class Model:
     """A trained model, ready for use. It remembers nothing between calls; a `session` does."""
 
@@ -258,38 +272,10 @@ class Model:
         return pieces
 
     @overload
-    def sample(
-        self,
-        prompt: str = "",
-        *,
-        length: int = LENGTH,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        until_end: bool | None = None,
-        temperature: float = SAMPLING.temperature,
-        top_k: int = SAMPLING.top_k,
-        top_p: float = SAMPLING.top_p,
-        min_p: float = SAMPLING.min_p,
-        rule: Rule | None = None,
-        **filters: Unpack[SamplingFilters],
-    ) -> str: ...
+    def sample(self, prompt: str = "", **writing: Unpack[WritingArguments]) -> str: ...
 
     @overload
-    def sample(
-        self,
-        prompt: Several,
-        *,
-        length: int = LENGTH,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        until_end: bool | None = None,
-        temperature: float = SAMPLING.temperature,
-        top_k: int = SAMPLING.top_k,
-        top_p: float = SAMPLING.top_p,
-        min_p: float = SAMPLING.min_p,
-        rule: Rule | None = None,
-        **filters: Unpack[SamplingFilters],
-    ) -> list[WrittenText]: ...
+    def sample(self, prompt: Several, **writing: Unpack[WritingArguments]) -> list[WrittenText]: ...
 
     def sample(
         self,
