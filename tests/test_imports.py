@@ -41,7 +41,7 @@ MAP = """
     exchange exchange.exported exchange.plain_torch transformers exchange.folders exchange.onnx_graph
     exchange.html_page exchange.packing exchange.card exchange.hub
     exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
-    exchange.foreign_files exchange.formats
+    exchange.formats
     api
     server server.responses server.limits server.requests server.writing_requests server.security server.http_limits
     server.prefill server.jobs server.engine server.saved_states server.shared server.completions server.infill

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.exchange.foreign import read_symbols
-from scriven.exchange.foreign_files import read_foreign
+from scriven.exchange.formats import read_foreign
 from scriven.exchange.state_dict import model_of
 from scriven.session import load
 
