@@ -11,6 +11,7 @@ Bools = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
+State = tuple[tuple[Float32s, ...], ...]  # of a model: h, and an lstm's c, (N, H), of each layer
 
 
 def as_numpy(array: Any) -> npt.NDArray[Any]:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_variants import VARIANTS, at_each_variant, kernels_of
 
-from scriven.arrays import Float32s, Float64s, Ids, as_numpy
+from scriven.arrays import Float32s, Float64s, Ids, State, as_numpy
 from scriven.inference import sampling
 from scriven.kernels import native_library
 from scriven.kernels import sampler as native
-from scriven.kernels.sampler import PRECISIONS, Sampler, State
+from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM, language_model
 from scriven.settings import ModelSettings, SamplingSettings
 

@@ -8,9 +8,9 @@ import torch
 from kernel_variants import VARIANTS, at_each_variant, kernels_of
 from torch.nn import functional
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.kernels import native_library, sampler
-from scriven.kernels.sampler import PRECISIONS, Sampler, State
+from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM, language_model
 from scriven.settings import ModelSettings
 

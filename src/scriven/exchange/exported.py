@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from scriven.arrays import Float32s, Ids
+from scriven.arrays import Float32s, Ids, State
 from scriven.corpus.decoding import replaced_punctuation
 from scriven.errors import InputError, UsageError
 from scriven.inference.loading import weights_hash
 from scriven.inference.numpy_network import NORM_EPS, NumpyNetwork
 from scriven.inference.predictor import Predictor
-from scriven.kernels.sampler import State
 from scriven.model.shapes import GATES, layer_widths
 from scriven.runs.checkpoints import Checkpoint
 from scriven.runs.folder import Run, Which, open_run

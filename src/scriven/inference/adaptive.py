@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.inference.context import RULE, AdaptiveContext, AdaptiveRule, Context, Learned
 from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.kernels.adamw import AdamW, norm
-from scriven.kernels.sampler import State
 from scriven.model.backends import choose_backend, single_threaded
 
 PRECISION = "fp32"  # of all products

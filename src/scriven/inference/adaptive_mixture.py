@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, Self, Union
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State
 from scriven.errors import InputError, UsageError
 from scriven.inference.chunks import blocks
 from scriven.inference.context import LEARNED, RULE, AdaptiveContext, AdaptiveRule, Context, are_ids
 from scriven.inference.ongoing_counts import CountsOfTraining, OngoingCounts
 from scriven.inference.predictor import Predictor, check_adaptive
-from scriven.kernels.sampler import State
 from scriven.runtime import needing_torch
 from scriven.vocabulary import Vocabulary
 

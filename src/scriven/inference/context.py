@@ -9,8 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Float32s, Ids
-from scriven.kernels.sampler import State
+from scriven.arrays import Float32s, Ids, State
 from scriven.runs.tensors import finite
 from scriven.vocabulary import Vocabulary
 

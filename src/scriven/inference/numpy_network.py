@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids
-from scriven.kernels.sampler import State
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State
 from scriven.model.shapes import GATES, layer_widths
 from scriven.settings import ModelSettings
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scriven import kernels
-from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.errors import UsageError
 from scriven.inference.chunks import StoredText
 from scriven.inference.context import Context
@@ -17,7 +17,7 @@ from scriven.inference.numpy_network import NumpyNetwork
 from scriven.inference.sampling import draw, draw_after
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramMixture, NgramTable
-from scriven.kernels.sampler import Sampler, State
+from scriven.kernels.sampler import Sampler
 from scriven.model.shapes import GATES
 from scriven.penalties import Past, adjust
 from scriven.rules.automaton import RulePlace

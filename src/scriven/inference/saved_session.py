@@ -16,14 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scriven import strict_json
 from scriven.arguments import check_path
-from scriven.arrays import Float32s, Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids, State
 from scriven.errors import InputError, UsageError
 from scriven.inference.adaptive_mixture import MixedContext, has_ongoing_counts
 from scriven.inference.context import LEARNED, RULE, AdaptiveContext, Context, are_ids
 from scriven.inference.generation import Generation, Memory, generate
 from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.inference.surprisal import check_finite, check_scored, surprisals
-from scriven.kernels.sampler import State
 from scriven.runs.checkpoints import SHA256
 from scriven.runs.tensors import HEADER_LIMIT, decode, encode, finite, read_checked
 from scriven.safe_files import replace_file

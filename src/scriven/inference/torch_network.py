@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids
-from scriven.kernels.sampler import State
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State
 from scriven.model.backends import choose_backend, single_threaded
 from scriven.model.language_model import CharLM, NoNetwork, make_model
 from scriven.settings import ModelSettings

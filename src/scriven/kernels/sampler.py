@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
+from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
@@ -37,8 +37,6 @@ LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
 ROWS_PER_THREAD = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
-
-State = tuple[tuple[Float32s, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
 
 class _PackedMatrix(NativeStruct):
