@@ -234,3 +234,50 @@ def test_a_schema_nested_as_deeply_as_can_be_read_is_no_internal_error(path: str
             schema = '{"a":' * depth + "{}" + "}" * depth
             told = local.post(path, content=f'{{{messages}"guided_json": {schema}}}')
             assert told.status_code == 400, depth
+
+
+# --- rules by the names of the flags
+
+
+LINES = Rule.regex("[a-d\n]{9,}")
+
+
+@pytest.mark.parametrize(
+    ("more", "rule"),
+    [
+        ({"allow": "abc "}, Rule.allow("abc ")),
+        ({"forbid": "ae"}, Rule.forbid("ae")),
+        ({"contains": "cab"}, Rule.contains("cab")),
+        ({"contains": ["cab", "", "dab"]}, Rule.contains("cab") & Rule.contains("dab")),
+        ({"acrostic": "bad"}, Rule.acrostic("bad")),
+        ({"rhyme": "ab"}, Rule.rhyme("ab")),
+        (
+            {"guided_regex": "[a-d\n]{9,}", "acrostic": "ad", "rhyme": "b"},
+            Rule.regex("[a-d\n]{9,}") & Rule.acrostic("ad") & Rule.rhyme("b"),
+        ),
+    ],
+)
+def test_a_text_obeys_all_rules_at_once(client: openai.OpenAI, more: dict[str, Any], rule: Rule) -> None:
+    assert ask(client, n=2, **more) == list(JSON.samples(2, "a", length=60, seed=1, temperature=1.0, rule=rule))
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "said"),
+    [
+        ({"acrostic": "ab\nc"}, "acrostic", "it has a line end"),
+        ({"acrostic": "ab", "rhyme": "ö"}, "rhyme", "the model does not know 'ö'"),
+        ({"rhyme": "ab", "guided_regex": "("}, "guided_regex", "this group is never closed"),
+        ({"rhyme": "ab", "forbid": "b"}, "forbid", "these contradict each other"),
+        ({"allow": "a", "stop": "b"}, None, "stop may end a text before it matches allow"),
+        ({"contains": ["a"] * 17}, None, "contains: 17 texts; give at most 16"),
+        ({"contains": "a" * 61}, "contains", "the shortest text that obeys has 61 characters"),
+        ({"forbid": "a" * 1001}, "forbid", "at most 1000 characters"),
+    ],
+)
+def test_a_rule_that_cannot_hold_names_its_field(
+    client: openai.OpenAI, more: dict[str, Any], field: str | None, said: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **more)
+    assert said in str(refused.value)
+    assert refused.value.param == field

@@ -20,7 +20,7 @@ from live_server import SECONDS, Place, serving
 from scriven.corpus import zipped
 from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
-from scriven.server import extraction
+from scriven.server import utility_routes
 from scriven.server.app import OPEN, UPLOADS, make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
@@ -98,7 +98,7 @@ def test_a_file_that_takes_too_long_is_refused(
 ) -> None:
     """Also where no text comes: the time is looked at after each piece of XML, of which few are read here."""
     looks = count(0, 10)  # seconds
-    monkeypatch.setattr(extraction, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    monkeypatch.setattr(utility_routes, "time", SimpleNamespace(monotonic=lambda: next(looks)))
     assert_refused(client, epub(tmp_path / "a.epub", [""] * 50), "a.epub takes over 30 seconds to read")
     assert next(looks) == 50
 
@@ -125,7 +125,7 @@ def test_only_so_many_files_are_read_at_once(tmp_path: Path, monkeypatch: pytest
         assert goes_on.wait(SECONDS)
         return zipped.read_zipped(*given)
 
-    monkeypatch.setattr(extraction, "read_zipped", read_slowly)
+    monkeypatch.setattr(utility_routes, "read_zipped", read_slowly)
     data = docx(tmp_path / "a.docx", paragraph("a")).read_bytes()
     limits = dataclasses.replace(SMALL, files=1)
     with serving(application(limits), limits) as place, ThreadPoolExecutor() as others, place.connection() as slow:

@@ -17,10 +17,10 @@ from test_server_engine import WAYS, line, model_of, run_jobs, serve
 
 from live_server import serving
 from scriven.rules import Rule
-from scriven.server.infill import Infilling
 from scriven.server.jobs import Job
 from scriven.server.limits import LIMITS
 from scriven.server.requests import validate_body
+from scriven.server.searches import Infilling, Likeliest
 from scriven.server.shared import ServedModel, ServerState
 from scriven.server.writing_requests import CompletionBody
 from served_models import guarded_app, names_model, text_model
@@ -145,3 +145,73 @@ def test_a_search_compiles_its_rule_once(temperature: float, monkeypatch: pytest
 )
 def test_what_a_suffix_does_not_go_with(client: httpx.Client, body: dict[str, Any], said: str) -> None:
     assert said in post_refused(client, 400, **{**BOTH, **body})
+
+
+# --- the likeliest texts
+
+
+@pytest.mark.parametrize("more", [{}, {"guided_regex": "[a-d]{2,5}"}, {"stop": ["c", "ad"]}, {"acrostic": "ab"}])
+def test_a_beam_finds_what_the_library_finds(client: httpx.Client, more: dict[str, Any]) -> None:
+    own: dict[str, Any] = {"stop": more["stop"]} if "stop" in more else {}
+    own |= {"rule": Rule.regex(more["guided_regex"])} if "guided_regex" in more else {}
+    own |= {"rule": Rule.acrostic(more["acrostic"])} if "acrostic" in more else {}
+    for model in ("text",) if "acrostic" in more else ("text", "names"):
+        found = MODELS[model].find_likeliest("a b" if model == "text" else "a", beam=8, count=3, length=7, **own)
+        asked = {"model": model, "prompt": "a b" if model == "text" else "a", "max_tokens": 7, "n": 3, "beam": 8}
+        told = ask(client, **asked, **more)
+        assert [each["text"] for each in told["choices"]] == [*found]
+        assert [each["log_probability"] for each in told["choices"]] == pytest.approx(
+            [text.log_probability for text in found], abs=1e-6
+        )
+        assert [each["index"] for each in told["choices"]] == [*range(len(found))]
+        reasons = [each["finish_reason"] for each in told["choices"]]
+        assert all(reason == "stop" for reason, text in zip(reasons, found, strict=True) if text.ended)
+        streamed = events(client, **asked, **more)
+        assert [each["choices"][0] for each in streamed] == told["choices"]
+
+
+def test_a_beam_reads_each_prompt(client: httpx.Client) -> None:
+    told = ask(client, prompt=["a b", "ca"], max_tokens=5, n=2, beam=4)
+    expected = [
+        text for prompt in ("a b", "ca") for text in MODELS["text"].find_likeliest(prompt, beam=4, count=2, length=5)
+    ]
+    assert [each["text"] for each in told["choices"]] == expected
+    assert told["usage"]["prompt_tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"temperature": 0.5}, "temperature: a beam draws nothing"),
+        ({"dry_multiplier": 1.0}, "dry_multiplier: a beam draws nothing"),
+        ({"logprobs": 1}, "logprobs: a beam draws nothing"),
+        ({"save_state": True}, "save_state: a beam draws nothing"),
+        ({"suffix": "a"}, "beam cannot be combined with suffix"),
+        ({"n": 9}, "n 9: a beam of 8 finds no more"),
+        ({"beam": 65}, "less than or equal to 64"),
+        ({"max_tokens": 501}, "max_tokens 501: with beam, send at most 500"),
+        ({"prompt": ["a"] * 17}, "17 prompts; with beam, send at most 16"),
+        ({"guided_regex": "[ab]{12}", "max_tokens": 9}, "the shortest text that obeys has 12 characters"),
+    ],
+)
+def test_what_a_beam_does_not_go_with(client: httpx.Client, body: dict[str, Any], said: str) -> None:
+    assert said in post_refused(client, 400, **{"model": "text", "prompt": "a", "beam": 8, **body})
+
+
+def test_a_text_is_whole_long_before_two_beams_are() -> None:
+    model, ended = model_of(WAYS[-1]), list[str]()
+
+    async def search(server: ServerState) -> None:
+        asked = Likeliest.of(server, validate_body(CompletionBody, {"prompt": "ab", "beam": 40, "max_tokens": 80}))
+        assert [count async for _, count in asked.choices()] == [80]
+        ended.append("search")
+
+    async def write(server: ServerState, served: ServedModel) -> None:
+        await run_jobs(server, served, [Job(model.read_ids("ab"), served.start, (line(model, 0, 20),))])
+        ended.append("text")
+
+    async def use(server: ServerState, served: ServedModel) -> None:
+        await asyncio.gather(search(server), search(server), write(server, served))
+        assert ended == ["text", "search", "search"]
+
+    serve(model, LIMITS, use)

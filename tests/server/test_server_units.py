@@ -126,6 +126,69 @@ def test_words_are_divided_as_asked(
     assert_same(columns_of([json.loads(line) for line in sent[:-1]]), expected)
 
 
+@pytest.mark.parametrize("by", ["word", "line", "document"])
+@pytest.mark.parametrize("name", ["text", "lines", "bytes"])
+def test_the_entropy_at_the_start_of_a_unit_is_that_of_the_command_line_and_of_python(
+    name: str,
+    by: Any,
+    client: httpx.Client,
+    models: dict[str, Model],
+    runs: dict[str, Path],
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    row = models[name].score_units(TEXT, by=by, entropy=True)[0]
+    words = ["--by", by, "--json", "--columns", ",".join(row), "--precision", "fp32", "--device", "cpu"]
+    printed = command("score", str(runs[name]), str(tmp_path / "text.txt"), *words)
+    assert printed.code == 0, printed.err
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    expected = {name: values for name, values in columns_of(rows).items() if name != "file"}
+    assert_same(columns_of(models[name].score_units(TEXT, by=by, entropy=True)), expected)
+    whole = client.post("/score", json={"model": name, "text": TEXT, "by": by, "entropy": True}).json()
+    assert_same(whole["units"], expected)
+    assert any(value is not None for value in expected["entropy"])
+    query = f"/score?model={name}&by={by}&entropy=true"
+    pieces = [TEXT.encode()[at : at + 7] for at in range(0, len(TEXT.encode()), 7)]
+    *lines, total = map(json.loads, client.post(query, content=iter(pieces), headers=LINES).text.splitlines())
+    assert_same(columns_of(lines), expected)
+    assert total["nats"] == pytest.approx(sum(row["nats"] for row in lines), abs=1e-6)
+
+
+def test_columns_are_those_that_are_named(client: httpx.Client, models: dict[str, Model]) -> None:
+    rows = models["text"].score_units(TEXT, entropy=True)
+    columns = ["entropy", "bits", "line"]
+    body = {"model": "text", "text": TEXT, "by": "word", "entropy": True, "columns": columns}
+    found = client.post("/score", json=body).json()["units"]
+    assert_same(found, {name: [row[name] for row in rows] for name in columns})
+    sent = client.post("/score?model=text&by=word&columns=text,bits", content=TEXT.encode(), headers=LINES)
+    lines = [json.loads(line) for line in sent.text.splitlines()[:-1]]
+    assert_same(columns_of(lines), {name: [row[name] for row in rows] for name in ("text", "bits")})
+    for wrong, said in ((["entropy"], "add entropy: true"), (["letters"], "choose some of line, word, text")):
+        refused = client.post("/score", json={"model": "text", "text": "a", "by": "word", "columns": wrong})
+        assert said in refused.json()["error"]["message"]
+
+
+def test_the_entropy_after_a_state_is_that_of_its_place(client: httpx.Client, models: dict[str, Model]) -> None:
+    state = client.post("/states", json={"model": "text", "text": "all the "}).json()["state"]
+    body = {"model": "text", "text": "old roads", "state": state, "by": "word", "entropy": True}
+    found = client.post("/score", json=body).json()["units"]
+    expected = models["text"].score_units("all the old roads", entropy=True)[2:]
+    for name in ("nats", "entropy"):
+        assert found[name] == pytest.approx([row[name] for row in expected], abs=1e-6)
+
+
+def test_others_take_turns_with_entropy(models: dict[str, Model]) -> None:
+    for client in connect({"text": models["text"]}):
+        body = {"text": "a bad cab\n" * 300, "by": "word", "entropy": True}
+        with ThreadPoolExecutor(1) as others:
+            scoring = others.submit(client.post, "/score", json=body)
+            for _ in range(3):
+                client.post("/v1/completions", json={"prompt": "a", "max_tokens": 20}).raise_for_status()
+            assert not scoring.done()
+            assert scoring.result().json()["characters"] == 3_000
+
+
 def test_many_rows_come_as_lines_and_not_in_one_piece(models: dict[str, Model]) -> None:
     for client in connect(models, replace(LIMITS, score_rows=300)):
         text = "a bad cab\n" * 101
@@ -146,6 +209,7 @@ def test_many_rows_come_as_lines_and_not_in_one_piece(models: dict[str, Model]) 
     [
         ({"by": "sentence"}, "by 'sentence'"),
         ({"spaces": "before"}, "add by: word"),
+        ({"entropy": "true"}, "add by: word, line or document"),
         ({"by": "line", "separator": "|"}, "add by: word"),
         ({"by": "word", "separator": "|", "punctuation": "apart"}, "leave out spaces"),
         ({"by": "word", "separator": "||"}, "give one character"),
@@ -153,7 +217,8 @@ def test_many_rows_come_as_lines_and_not_in_one_piece(models: dict[str, Model]) 
     ],
 )
 def test_what_is_no_unit_is_refused(body: dict[str, str], said: str, client: httpx.Client) -> None:
-    refused = client.post("/score", json={"model": "text", "text": "a|b", **body})
+    sent = {**body, **({"entropy": True} if "entropy" in body else {})}
+    refused = client.post("/score", json={"model": "text", "text": "a|b", **sent})
     assert refused.status_code == 400
     assert said in refused.json()["error"]["message"]
     query = {name: value for name, value in body.items() if name != "text"}

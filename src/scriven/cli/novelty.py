@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -82,7 +82,7 @@ def novelty(
         ids = _join(read_sources(model, [source], ReadCounts(), choices, source.name if len(sources) > 1 else ""))
         found = measure_novelty(index, model.vocabulary, ids, stretches)
         if as_json:
-            put_json({"text": source.name, **describe_novelty(found)})
+            put_json({"text": source.name, **found.values()})
         else:
             sys.stdout.write("\n" * (number > 0) + "".join(_lines(source.name, found)))
         sys.stdout.flush()
@@ -106,19 +106,6 @@ def _join(chunks: Iterable[Ids]) -> Ids:
     import numpy as np
 
     return np.concatenate([np.empty(0, np.int64), *chunks])
-
-
-def describe_novelty(found: Novelty) -> dict[str, Any]:
-    """Returns a novelty as values for JSON. A text shorter than a length has no share of it."""
-    from scriven.inference.novelty import SHOWN_LENGTHS
-
-    shares = {str(length): found.share(length) for length in SHOWN_LENGTHS}
-    return {
-        "characters": found.characters,
-        "longest": found.longest,
-        "stretches": [vars(each) for each in found.stretches],
-        "novel": {length: share for length, share in shares.items() if share is not None},
-    }
 
 
 def _lines(name: str, found: Novelty) -> Iterator[str]:

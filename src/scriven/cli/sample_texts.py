@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scriven.cli.common import put_json
-from scriven.cli.novelty import describe_copies, describe_novelty
+from scriven.cli.novelty import describe_copies
 from scriven.cli.search import note_probabilities
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _put_json(
         row = {**asked, **rule, "text": written, "ended": written.ended}
         row |= {"seed": asked["seed"] + n} if "seed" in asked else {"log_probability": written.log_probability}
         row |= {"effective_draws": written.effective_draws} if "suffix" in asked else {}
-        copied = {"copied": describe_novelty(copying.novelty(written))} if copying else {}
+        copied = {"copied": copying.novelty(written).values()} if copying else {}
         put_json(row | ({"known": known[n]} if known else {}) | copied)
         sys.stdout.flush()
 

@@ -71,6 +71,13 @@ Training = Annotated[
         help="whether people may train models from the page; where other machines can reach it, they need the token"
     ),
 ]
+Novelty = Annotated[
+    bool,
+    Parameter(
+        help="whether people may ask what of a text is copied from the training text, with which all of that can be "
+        "found out; where other machines can reach the server, they need the token"
+    ),
+]
 TextFolder = Annotated[
     FilePath, Parameter(help="folder of texts that people may train on, besides those that they paste into the page")
 ]
@@ -101,6 +108,7 @@ def serve(
     allow_host: Hosts = None,
     allow_origin: Origins = None,
     training: Training = True,
+    novelty: Novelty = True,
     texts: TextFolder = None,
     chat_template: ChatTemplate = "plain",
     checkpoint: Which = "best",
@@ -113,7 +121,8 @@ def serve(
 
     Open the address that it prints in a browser. The API is described in docs/server.md:
     POST /v1/completions writes, POST /v1/chat/completions does so for clients that only chat,
-    POST /score measures how surprising a text is, GET /v1/models lists the models, GET /openapi.json lists every path.
+    POST /score measures how surprising a text is, POST /novelty what of it is copied, GET /v1/models lists the models,
+    GET /openapi.json lists every path.
 
     Each model has the name of its run's folder. While a run is still training, the server switches to each new best
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
@@ -149,7 +158,8 @@ def serve(
     def new_source(run: Path) -> ServedCheckpoint:  # a step of another run is none of a new one
         return source(run, checkpoint if checkpoint in ("best", "last") else "best")
 
-    refusal = why_refused(host, token, [*hosts, *origins]) if training else NO_TRAININGS.refusal
+    open_to_others = why_refused(host, token, [*hosts, *origins])
+    refusal = open_to_others if training else NO_TRAININGS.refusal
     sources = {name: source(run) for name, run in folders.items()}
     models = _open_models(sources, all_of_them=not runs)
     if not models and refusal:
@@ -163,13 +173,30 @@ def serve(
     _say(f"serving {', '.join(models)} at {address}" if models else f"{NO_MODEL_YET} at {address}")
     _raise_file_limit(LIMITS.connections)
     trainings = TrainingPolicy(new_source, texts, refusal)
-    app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings, chat_template=template)
+    app = make_app(
+        models,
+        runs=folders,
+        sources=sources,
+        report=_say,
+        trainings=trainings,
+        chat_template=template,
+        novelty_refusal=_refuse_novelty(novelty, open_to_others),
+    )
     if open_browser:
         _open_page(address, folders.values())
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
 
 
 NO_MODEL_YET = "there is no model yet; train a first one"
+
+
+def _refuse_novelty(novelty: bool, open_to_others: str) -> str:
+    """Returns why nobody may ask what is copied from the training text; empty if all may."""
+    if not novelty:
+        return "this server was started with --no-novelty"
+    if open_to_others:
+        return "other machines can reach this server, so it says what is copied to those with a token alone"
+    return ""
 
 
 def _say(line: str) -> None:

@@ -248,6 +248,7 @@ def _write_index(corpus: Corpus, work: Path, progress: Progress) -> None:
         crc32={},
     )
     ids = (_number_unseen(chunk, vocabulary, header.unseen).astype(header.kind) for chunk in _training_ids(corpus))
+    progress(0, size)
     checksums = {TEXT_FILE: _write_arrays(work / TEXT_FILE, ids)}
     for first in header.starts:
         progress(first, size)
@@ -336,6 +337,16 @@ class Novelty:
         novel, there = self.count(length)
         return novel / there if there else None
 
+    def values(self) -> dict[str, Any]:
+        """Returns the novelty as values for JSON. A text shorter than a length has no share of it."""
+        shares = {str(length): self.share(length) for length in SHOWN_LENGTHS}
+        return {
+            "characters": self.characters,
+            "longest": self.longest,
+            "stretches": [dict(vars(each)) for each in self.stretches],
+            "novel": {length: share for length, share in shares.items() if share is not None},
+        }
+
 
 def measure_novelty(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, stretches: int = 1) -> Novelty:
     """Returns what of a text is new, ids (T,) with boundaries, with its longest stretches that are not.
@@ -357,11 +368,11 @@ def choose_stretches(lengths: Ids, most: int) -> list[int]:
     chosen: list[int] = []
     before = np.concatenate(([0], lengths[:-1]))
     whole = np.flatnonzero((lengths > 0) & (lengths >= before))  # a shorter one is within that one place before
-    for place in whole[np.argsort(-lengths[whole], kind="stable")].tolist():
-        if len(chosen) >= most:
-            break
-        if all(place + lengths[place] <= other or other + lengths[other] <= place for other in chosen):
-            chosen.append(place)
+    left = whole[np.argsort(-lengths[whole], kind="stable")]  # that do not overlap with those chosen
+    while len(chosen) < most and len(left):
+        place = int(left[0])
+        chosen.append(place)
+        left = left[(left + lengths[left] <= place) | (place + lengths[place] <= left)]
     return chosen
 
 

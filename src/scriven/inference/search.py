@@ -13,7 +13,7 @@ draws, and the likeliest middle is chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -40,11 +40,16 @@ GIVEN_UP = 16.0  # nats behind the best row so far: e^-16 of its probability
 
 @dataclass(frozen=True)
 class FoundText:
-    """A text that a search found, its nats, and whether it ended by itself, with its document or a rule."""
+    """A text that a search found, its nats and symbols, and whether it ended by itself, with its document or a rule.
+
+    If not, it may have `stopped` at a stop string.
+    """
 
     text: str
     nats: float
     ended: bool
+    stopped: bool
+    symbols: int
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,18 @@ class _BeamLine:
     text: str
     pen: StreamDecoder
     rule: RulePlace | None = None
+    symbols: int = 0
 
     def extend(self, symbol: int, nats: float) -> _BeamLine:
         """Returns the line with a symbol more, and these nats."""
         pen, ids = self.pen.fork(), np.array([symbol])
         text, _ = pen.feed(ids)
-        return _BeamLine(nats, self.text + text, pen, self.rule and self.rule.advance(ids))
+        return _BeamLine(nats, self.text + text, pen, self.rule and self.rule.advance(ids), self.symbols + 1)
 
     def finish(self) -> FoundText:
         """Returns the whole text, which ends here."""
-        return FoundText(self.text + self.pen.fork().flush(), self.nats, self.pen.ended)
+        pen = self.pen
+        return FoundText(self.text + pen.fork().flush(), self.nats, pen.ended, pen.stopped, self.symbols)
 
 
 class _Beam:
@@ -92,7 +99,7 @@ class _Beam:
     def __init__(
         self, predictor: Predictor, context: Context, options: BeamOptions, place: RulePlace | None = None
     ) -> None:
-        """The texts begin at a `place` in the rule if it is compiled already. Raises as `find_likeliest` does."""
+        """The texts begin at a `place` in the rule if it is compiled already. Raises as `BeamSearch` does."""
         pen = make_decoder(predictor.vocabulary, options.stop, until_end=options.until_end, after=options.after)
         pen.obeys = options.rule is not None
         rule = place or begin_rule(options.rule, predictor.vocabulary, options.until_end, options.length)
@@ -104,7 +111,7 @@ class _Beam:
         """Adds a symbol to each text. Returns those that ended, among the likeliest continuations."""
         costs = self._costs()  # (N, V)
         flat, ended, places = costs.ravel(), list[_BeamLine](), dict[_BeamLine, int]()
-        for place in np.argsort(flat, kind="stable").tolist():
+        for place in _sort_cheapest(flat, 2 * self._width):
             if len(places) == self._width or np.isinf(flat[place]):
                 break
             row, symbol = divmod(place, costs.shape[1])
@@ -138,20 +145,65 @@ def _check_numbers(values: Float64s) -> None:
         raise overflow()
 
 
-def find_likeliest(predictor: Predictor, context: Context, options: BeamOptions) -> list[FoundText]:
-    """Returns the likeliest texts after a context of one row, the likeliest first: at most as many as the beam keeps.
+def _sort_cheapest(costs: Float64s, count: int) -> Iterator[int]:
+    """Yields the places of costs (M,) in their order, equal ones as they are. The first `count` take the least work."""
+    if count < len(costs):
+        most = np.partition(costs, count)[count]
+        some = np.flatnonzero(costs <= most)
+        yield from some[np.argsort(costs[some], kind="stable")].tolist()
+        rest = np.flatnonzero(costs > most)
+    else:
+        rest = np.arange(len(costs))
+    yield from rest[np.argsort(costs[rest], kind="stable")].tolist()
+
+
+class BeamSearch:
+    """A search for the likeliest texts after a context of one row. It advances symbol by symbol.
 
     After each symbol the beam keeps the likeliest texts that have not ended. It stops once no text of it can become
-    likelier than those that have ended. A text that begins as none of the likeliest does is missed. Raises UsageError
-    for `until_end` if the model knows no documents, and for a rule that no text of this length obeys; InputError once
-    the numbers of the model are not finite.
+    likelier than those that have ended. A text that begins as none of the likeliest does is missed.
     """
-    beam, found = _Beam(predictor, context, options), list[_BeamLine]()
-    for _ in range(options.length):
-        found = sorted(found + beam.extend(), key=lambda line: line.nats)[: options.width]
-        if not beam.lines or (len(found) == options.width and beam.lines[0].nats >= found[-1].nats):
-            return [line.finish() for line in found]
-    return [line.finish() for line in sorted(found + beam.lines, key=lambda line: line.nats)[: options.width]]
+
+    def __init__(
+        self, predictor: Predictor, context: Context, options: BeamOptions, *, place: RulePlace | None = None
+    ) -> None:
+        """If the rule of the options is compiled already, `place` is where a text begins in it.
+
+        Raises UsageError for `until_end` if the model knows no documents, and for a rule that no text of this length
+        obeys.
+        """
+        self._beam, self._width, self._left = _Beam(predictor, context, options, place), options.width, options.length
+        self._ended: list[_BeamLine] = []
+
+    def advance(self) -> bool:
+        """Adds a symbol to each text; False if nothing is left to do.
+
+        Raises InputError once the numbers of the model are not finite.
+        """
+        if not self._left or not self._beam.lines or self._is_decided():
+            return False
+        self._left -= 1
+        self._ended = self._likeliest(self._ended + self._beam.extend())
+        return True
+
+    def _is_decided(self) -> bool:
+        return len(self._ended) == self._width and self._beam.lines[0].nats >= self._ended[-1].nats
+
+    def _likeliest(self, lines: list[_BeamLine]) -> list[_BeamLine]:
+        return sorted(lines, key=lambda line: line.nats)[: self._width]
+
+    def choose(self) -> list[FoundText]:
+        """Returns the likeliest texts, the likeliest first: at most as many as the beam keeps."""
+        cut = [] if self._left else self._beam.lines
+        return [line.finish() for line in self._likeliest(self._ended + cut)]
+
+
+def find_likeliest(predictor: Predictor, context: Context, options: BeamOptions) -> list[FoundText]:
+    """Returns the likeliest texts after a context of one row, the likeliest first. Raises as `BeamSearch` does."""
+    search = BeamSearch(predictor, context, options)
+    while search.advance():
+        pass
+    return search.choose()
 
 
 # --- the middle of a text

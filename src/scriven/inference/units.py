@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scriven.arrays import Float64s, Ids
 from scriven.inference.boundaries import UnitRule
 from scriven.inference.chunks import blocks
+from scriven.inference.context import Context
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of, entropies, read_rows
 from scriven.kernels import native_library
@@ -53,23 +54,52 @@ def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: UnitR
 
     Each unit is read by itself, one after another, which takes longer than `surprisals_of_text`.
     """
-    context, waiting, opened = predictor.start(), np.empty(0, np.int64), False
-    for block, is_last in _mark_last(blocks(chunks, predictor.chunk_length(1))):
-        found = np.concatenate((waiting, block))
-        ends, decided = rule.ends(found, last=is_last)
-        ids, waiting, ends = found[:decided], found[decided:], ends[ends <= decided]
+    reader = UnitSurprisals(predictor, predictor.start(), rule)
+    with native_library.native_threads(1):  # what is read at once is too short to be shared
+        for block, is_last in _mark_last(blocks(chunks, predictor.chunk_length(1))):
+            reader.add(block, last=is_last)
+            while (scored := reader.advance()) is None:
+                pass
+            yield scored
+
+
+class UnitSurprisals:
+    """The surprisals of a text that comes piece by piece, with the entropy before each of its units.
+
+    Each piece is added, and then read in short steps: a unit, or the part of it in this piece, at a time.
+    """
+
+    def __init__(self, predictor: Predictor, context: Context, rule: UnitRule) -> None:
+        """The text is read after a context of one row. `rule` is a new one: it remembers the text, too."""
+        self._predictor, self._context, self._rule = predictor, context, rule
+        self._waiting, self._opened = np.empty(0, np.int64), False  # ids that are not decided; whether a unit is open
+        self._steps: Iterator[Scored | None] = iter(())
+
+    def add(self, ids: Ids, *, last: bool) -> None:
+        """Adds the next ids (T,). The piece before must have been read."""
+        self._steps = self._read(np.concatenate((self._waiting, ids)), last=last)
+
+    def advance(self) -> Scored | None:
+        """Reads a unit, or a part of one. Returns the whole piece at its end, and else None."""
+        return next(self._steps)
+
+    def _read(self, found: Ids, *, last: bool) -> Iterator[Scored | None]:
+        predictor, context = self._predictor, self._context
+        ends, decided = self._rule.ends(found, last=last)
+        ids, self._waiting, ends = found[:decided], found[decided:], ends[ends <= decided]
         nats, entropy = np.empty(len(ids)), np.full(len(ids), math.nan)
         right = np.empty(len(ids), np.bool_)
         edges = np.unique(np.concatenate(([0], ends, [len(ids)]))).tolist()
-        with native_library.native_threads(1):  # what is read at once is too short to be shared
-            for begin, end in itertools.pairwise(edges):
-                if begin or not opened or (ends.size and not ends[0]):
-                    entropy[begin] = entropies(predictor, context)[0]
-                some = slice(begin, end)
-                costs, likeliest, context = read_rows(predictor, ids[some, None], context)
-                nats[some], right[some] = costs[:, 0], likeliest[:, 0]
+        for begin, end in itertools.pairwise(edges):
+            if begin or not self._opened or (ends.size and not ends[0]):
+                entropy[begin] = entropies(predictor, context)[0]
+            some = slice(begin, end)
+            costs, likeliest, context = read_rows(predictor, ids[some, None], context)
+            nats[some], right[some] = costs[:, 0], likeliest[:, 0]
+            yield None
         if len(ids):
-            opened = not (ends.size and ends[-1] == len(ids))
+            self._opened = not (ends.size and ends[-1] == len(ids))
+        self._context = context
         yield Scored(ids, nats, context, right, ends, entropy)
 
 

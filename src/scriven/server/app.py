@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import chat, extraction, infill, metrics, openapi, scoring, utility_routes
+from scriven.server import chat, metrics, openapi, scoring, searches, utility_routes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.renewal import ServedCheckpoint, renew
 from scriven.server.responses import JSON, ApiError, internal_error
@@ -93,7 +93,7 @@ def page_routes() -> list[Route]:
 
 
 ROUTES = (
-    Route("/v1/completions", infill.completions, methods=["POST"]),
+    Route("/v1/completions", searches.completions, methods=["POST"]),
     Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
     Route("/v1/models", utility_routes.models, methods=["GET"]),
     Route("/v1/models/{model}", utility_routes.model, methods=["GET"]),
@@ -101,7 +101,8 @@ ROUTES = (
     Route("/tokenize", utility_routes.tokenize, methods=["POST"]),
     Route("/detokenize", utility_routes.detokenize, methods=["POST"]),
     Route("/score", scoring.score, methods=["POST"]),
-    Route("/extract", extraction.extract, methods=["POST"]),
+    Route("/extract", utility_routes.extract, methods=["POST"]),
+    Route("/novelty", utility_routes.novelty, methods=["POST"]),
     Route("/states", utility_routes.create_state, methods=["POST"]),
     Route("/states/{handle}", utility_routes.download_state, methods=["GET"]),
     Route("/states/{handle}", utility_routes.delete_state, methods=["DELETE"]),
@@ -127,15 +128,18 @@ def make_app(
     report: Callable[[str], object] = log.warning,
     trainings: TrainingPolicy[ServedCheckpoint] = NO_TRAININGS,
     chat_template: chat.ChatTemplate = PLAIN,
+    novelty_refusal: str = "",
 ) -> Starlette:
     """Returns the application that serves these models by name. Its engines run while it runs.
 
     `runs` are folders of runs whose training the page shows. Newer checkpoints of `sources` are loaded while the server
     runs; `report` gets a line about each. `trainings` says what people may train, `chat_template` how the messages of a
-    chat become a prompt. `app.state.end()` makes all current requests end soon, and trainings save.
+    chat become a prompt, and `novelty_refusal` why nobody may ask what is copied; empty if all may. `app.state.end()`
+    makes all current requests end soon, and trainings save.
     """
     runs, sources = dict(runs or {}), dict(sources or {})  # the page may add some
-    server = ServerState({name: ServedModel(name, model, limits) for name, model in models.items()}, limits)
+    served = {name: ServedModel(name, model, limits) for name, model in models.items()}
+    server = ServerState(served, limits, novelty_refusal)
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -152,6 +156,7 @@ def make_app(
             for served in server.served:
                 served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
+            server.indexes.stop()
 
     monitor = RunMonitor(runs, limits)
     training = Trainings(trainings, runs, sources, limits)

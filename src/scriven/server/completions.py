@@ -9,7 +9,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Float32s, Ids
-from scriven.errors import ScrivenError, UsageError
+from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
 from scriven.penalties import Followers, begin_past
@@ -144,8 +143,10 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
     if isinstance(context, AdaptiveContext):
         learned = context
         served, context = await run_apart(LONG_ANSWER, lambda: _writing_model(server, served, learned))
+    training = await find_training(server, served, body)
     completion = await run_apart(
-        _estimate_size(body), lambda: CompletionRequest(server, served, body, context, characters, shape)
+        _estimate_size(body),
+        lambda: CompletionRequest(server, served, body, context, characters, shape, training=training),
     )
     own = served.learned is not None
     with server.run_adapted(served) if own else contextlib.nullcontext():
@@ -154,6 +155,16 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
         return DisconnectAwareResponse(_events(completion, work), EVENTS + UTF8, within=work)
     response = await run_unless_disconnected(request, _whole(completion, work))
     return await long_answer(completion.size, lambda: response)
+
+
+async def find_training(server: ServerState, served: ServedModel, body: CompletionBody) -> Followers | None:
+    """Returns the index of the training text for `novel`, if it is wanted. Raises ApiError if there is none.
+
+    It does so for `copied` too, which needs the index once the texts are there.
+    """
+    if body.copied:
+        await server.indexes.find(served.model, "copied")
+    return (await server.indexes.find(served.model, "novel")).suffixes if body.novel else None
 
 
 def _writing_model(server: ServerState, served: ServedModel, context: AdaptiveContext) -> tuple[ServedModel, Context]:
@@ -191,8 +202,10 @@ class CompletionRequest:
         context: Context,
         characters: int,
         shape: Shape = _unshaped,
+        *,
+        training: Followers | None = None,
     ) -> None:
-        """The prompts continue from a context of this many `characters`.
+        """The prompts continue from a context of this many `characters`. `training` is the index for `novel`.
 
         Raises ApiError if something in the request is not possible.
         """
@@ -205,7 +218,9 @@ class CompletionRequest:
         self.prompts = list(self._prompts())
         self._check()
         self.rule, self._bias = self._begin_rule(), self._read_bias()
-        self._training = self._find_training() if self.body.novel else None
+        self._training = training
+        if training is not None and self.rule is not None:
+            raise ApiError(400, "novel: a rule might be broken; send only one of them", "novel", "invalid_value")
         if body.state and any(prompt.begins for prompt in self.prompts):
             raise ApiError(
                 400,
@@ -333,6 +348,7 @@ class CompletionRequest:
             ("n" if body.texts == body.n else "best_of", "texts", texts, min(limits.texts, limits.rows)),
             ("logprobs", "log-probabilities", values, limits.logprobs_values),
             ("stop", "stop strings", len(body.stops), limits.stops),
+            ("copied", "characters", len(self.prompts) * body.n * body.length * body.copied, limits.novelty_characters),
         ):
             if value > most:
                 raise ApiError(400, f"{param}: {value:,} {name}; ask for at most {most:,}", param, "too_large")
@@ -349,8 +365,18 @@ class CompletionRequest:
             states = self.server.limits.rule_states
             return begin_rule(body.rule, model.vocabulary, self._until_end, body.length, states=states)
         except UsageError as error:
-            name = body.rule_fields[0]
-            raise ApiError(400, f"{name}: {error}", name, "invalid_value") from None
+            name, problem = self._find_fault(error)
+            raise ApiError(400, f"{name}: {problem}", name, "invalid_value") from None
+
+    def _find_fault(self, error: UsageError) -> tuple[str, UsageError]:
+        """Returns the field of the first rule that no text can obey by itself, or else the first field, and why."""
+        body, vocabulary, states = self.body, self.served.model.vocabulary, self.server.limits.rule_states
+        for name in body.rule_fields if len(body.rule_fields) > 1 else ():
+            try:
+                begin_rule(body.rule_of(name), vocabulary, self._until_end, body.length, states=states)
+            except UsageError as own:
+                return name, own
+        return body.rule_fields[0], error
 
     def _read_bias(self) -> Float32s | None:
         """Returns what is added to the logits (V,), if anything. Raises ApiError, 400, for an unknown id."""
@@ -362,18 +388,6 @@ class CompletionRequest:
                 raise ApiError(400, words, "logit_bias", "invalid_value")
             bias[symbol] = value
         return bias if self.body.logit_bias else None
-
-    def _find_training(self) -> Followers:
-        """Returns the index of the training text. Raises ApiError, 400, if there is none yet, and with a rule."""
-        if self.rule is not None:
-            raise ApiError(400, "novel: a rule might be broken; send only one of them", "novel", "invalid_value")
-        index = None
-        with suppress(ScrivenError):  # of a model without a run, or with a damaged one
-            index = self.served.model.find_index(build=False)
-        if index is None:
-            words = "novel: the training text has no index here; scriven novelty RUN FILE builds it on the server"
-            raise ApiError(400, words, "novel", "invalid_value")
-        return index.suffixes
 
     def text_before(self, prompt: Prompt) -> str:
         """Returns the text that an answer follows, which ends as that does: the prompt's, or one of a saved state."""
@@ -400,6 +414,7 @@ class Choice:
     generation: Generation
     prompt: Prompt
     text: str = ""
+    written: str = ""  # all that was generated, if its copies are looked for
     symbols: int = 0  # generated
     nats: float = 0.0  # their surprisal, if log-probabilities are wanted
     done: bool = False
@@ -435,6 +450,7 @@ class Choice:
                 self.text += self.completion.served.model.decode(self.prompt.ids)
             return
         self.text += update.text
+        self.written += update.text * self.completion.body.copied
         self.symbols += update.symbols
         self.nats += 0.0 if update.surprisals is None else float(update.surprisals.nats.sum())
         self.done, self.after = update.done, update.context
@@ -473,10 +489,22 @@ async def _whole(completion: CompletionRequest, work: RequestHandle) -> dict[str
         while not all(choice.done for choice in completion.choices):
             await completion.add_updates(await work.updates())
     best = completion.select_best()
-    states = [choice.save_state() for choice in best]
+    further = await _finish(completion, best)
     choices = await run_apart(completion.size, lambda: [choice.take() for choice in best])
-    merged = [choice | state for choice, state in zip(choices, states, strict=True)]
+    merged = [choice | more for choice, more in zip(choices, further, strict=True)]
     return completion.response(merged, completion.usage())
+
+
+async def _finish(completion: CompletionRequest, choices: list[Choice]) -> list[dict[str, Any]]:
+    """Returns the fields that choices have besides, once they are done: the handle of a state, and what is copied."""
+    found: list[dict[str, Any]] = [choice.save_state() for choice in choices]
+    done = [row for row, choice in enumerate(choices) if choice.done]
+    if completion.body.copied and done:
+        texts = [choices[row].written for row in done]
+        copies = await completion.server.indexes.measure(completion.served.model, texts, "copied")
+        for row, copied in zip(done, copies, strict=True):
+            found[row]["copied"] = copied
+    return found
 
 
 async def _events(completion: CompletionRequest, work: RequestHandle) -> AsyncGenerator[bytes]:
@@ -487,8 +515,8 @@ async def _events(completion: CompletionRequest, work: RequestHandle) -> AsyncGe
             changed = await completion.add_updates(await work.updates())
             choices = [choice for choice in changed if choice.has_output]
             size = completion.weight(sum(len(choice.text) for choice in choices))
-            states = [choice.save_state() for choice in choices]
-            yield await run_apart(size, partial(_event_bytes, completion, choices, states, None if usage else {}))
+            further = await _finish(completion, choices)
+            yield await run_apart(size, partial(_event_bytes, completion, choices, further, None if usage else {}))
             await asyncio.sleep(EVENT_SECONDS)
     except ApiError as refused:
         yield b"data: " + refused.body + b"\n\n"
@@ -499,16 +527,16 @@ async def _events(completion: CompletionRequest, work: RequestHandle) -> AsyncGe
 
 
 def _event_bytes(
-    completion: CompletionRequest, choices: list[Choice], states: list[dict[str, str | None]], usage: Usage | None
+    completion: CompletionRequest, choices: list[Choice], further: list[dict[str, Any]], usage: Usage | None
 ) -> bytes:
-    """One event for each choice, with its new output and its state.
+    """One event for each choice, with its new output and its further fields.
 
     Without log-probabilities an event becomes JSON at once: 11 µs for a short one, 62 µs in pieces. Log-probabilities
     of a long prompt become JSON in pieces: all at once would keep the interpreter's lock from other threads.
     """
     to_json = json_text if completion.body.logprobs is None else json_in_pieces
-    outputs = (choice.take() | state for choice, state in zip(choices, states, strict=True))
+    outputs = (choice.take() | more for choice, more in zip(choices, further, strict=True))
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["CompletionRequest", "Logprobs", "Tokens", "respond"]
+__all__ = ["CompletionRequest", "Logprobs", "Prompt", "Tokens", "find_training", "respond"]

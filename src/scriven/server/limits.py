@@ -38,12 +38,25 @@ class Limits:
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
     biases: int = _bound(1024, "characters of a logit_bias")
-    rule_characters: int = _bound(1000, "characters of a guided_regex, or of all texts of a guided_choice")
+    rule_characters: int = _bound(
+        1000, "characters of a guided_regex, of all texts of a guided_choice, or of another rule such as forbid"
+    )
+    contained: int = _bound(16, "texts of contains")
     schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")
     rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
     infill_length: int = _bound(500, "characters between a prompt and a suffix")
     infill_draws: int = _bound(WIDEST, "continuations that are drawn for each text before a suffix")
     infill_texts: int = _bound(16, "texts of one request before a suffix: prompts times n")
+    beam: int = _bound(64, "texts that a beam keeps")
+    beam_length: int = _bound(500, "characters of a text that a beam finds")
+    beam_prompts: int = _bound(16, "prompts of one request with a beam")
+    novelty_characters: int = _bound(
+        200_000, "characters of a text, or of all texts of a request, whose copied stretches are looked for"
+    )
+    novelty_stretches: int = _bound(20, "copied stretches of a text that are named")
+    index_characters: int = _bound(
+        100_000_000, "characters of a training text that the server itself indexes; then 400, until scriven novelty did"
+    )
     logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
         500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from scriven.server.requests import (
     DetokenizeBody,
+    NoveltyBody,
     RequestBody,
     ScoreBody,
     StateBody,
@@ -58,6 +59,34 @@ class LogprobsReply(Reply):
     text_offset: list[int] = Field(description="characters before each, from the beginning of the prompt")
 
 
+class StretchReply(Reply):
+    """A stretch of a text that is in the training text, too."""
+
+    text: str
+    length: int
+    start: int = Field(description="its first character in the text, from 0 on; `line` and `column` count from 1")
+    line: int
+    column: int
+    source: str = Field(description="where in the training text it is, for people")
+    character: int = Field(description="its first character in the training text, from 0 on")
+
+
+class CopiedReply(Reply):
+    """What of a text is copied from the training text, as `scriven novelty --json` says it."""
+
+    characters: int
+    longest: int = Field(description="characters of the longest stretch that is in the training text")
+    stretches: list[StretchReply] = Field(description="the longest ones that do not overlap")
+    novel: dict[str, float] = Field(description="by length, the share of stretches that are not in the training text")
+
+
+class NoveltyReply(CopiedReply):
+    """What of a text is copied, for a model."""
+
+    model: str
+    system_fingerprint: str
+
+
 class CompletionChoiceReply(Reply):
     """A generated text, or in an event its next piece."""
 
@@ -69,6 +98,10 @@ class CompletionChoiceReply(Reply):
     effective_draws: float | None = Field(
         None, description="with a suffix: how many draws of equal weight would be as good; null at temperature 0"
     )
+    log_probability: float | None = Field(
+        None, description="only with a beam: of the text at temperature 1, with the stop string or the end after it"
+    )
+    copied: CopiedReply | None = Field(None, description="only if it was asked for; in a stream, in the last event")
 
 
 class CompletionReply(Reply):
@@ -340,7 +373,7 @@ class ErrorReply(Reply):
     error: ErrorFieldsReply
 
 
-BODIES = (ChatBody, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
+BODIES = (ChatBody, CompletionBody, DetokenizeBody, NoveltyBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
 REFUSALS = {
     400: "the request is not valid",
     401: "the token is missing or wrong",
@@ -419,6 +452,7 @@ OPERATIONS = (
         plain=True,
         query=(MODEL, *map(_text_query, ("adapt", *UnitBody.model_fields))),
     ),
+    Operation("post", "/novelty", "What of a text is copied from the training text.", NoveltyReply, NoveltyBody),
     Operation(
         "post",
         "/extract",

@@ -106,6 +106,7 @@ class RequestBody(BaseModel):
         }
 
 
+Column = Annotated[str, Field(max_length=40)]
 ADAPT = "learn from the text after it was scored, with weights of the state's own; a state that learns goes on learning"
 
 
@@ -124,12 +125,20 @@ class UnitBody(RequestBody):
     separator: Annotated[str, NULLABLE] = Field(
         "", max_length=4, description="character between words that the model does not read"
     )
+    columns: Annotated[list[Column], NULLABLE] = Field(
+        [], max_length=50, description="names of the columns to answer with, in their order; all unless given"
+    )
+    entropy: Annotated[bool, NULLABLE] = Field(
+        False, description="one more column: the entropy, in bits, of the character that comes next where a unit begins"
+    )
 
     @model_validator(mode="after")
     def _about_words(self) -> Self:
         chosen = (self.spaces, self.punctuation) != ("after", "with")
         if self.by != "word" and (chosen or self.separator):
             raise ValueError("spaces, punctuation and separator say what a word is; add by: word")
+        if (self.entropy or self.columns) and not self.by:
+            raise ValueError("entropy and columns are about units; add by: word, line or document")
         if self.separator and chosen:
             raise ValueError("with separator, words end at your separators alone; leave out spaces and punctuation")
         return self
@@ -158,6 +167,23 @@ class StateBody(RequestBody):
     text: str = Field(description="text to read")
     state: Annotated[str, NULLABLE] = Field("", max_length=64, description="saved state to continue from")
     adapt: Annotated[bool, NULLABLE] = Field(False, description=ADAPT)
+
+
+class NoveltyBody(RequestBody):
+    """POST /novelty."""
+
+    model: Annotated[str, NULLABLE] = Field(
+        "", description="name of the model; may be left out if the server has only one"
+    )
+    text: str = Field(
+        max_length=LIMITS.novelty_characters, description="text that is compared with the training text of the model"
+    )
+    stretches: Annotated[int, NULLABLE] = Field(
+        1,
+        ge=0,
+        le=LIMITS.novelty_stretches,
+        description="how many stretches to name: the longest that are copied and do not overlap",
+    )
 
 
 class TokenizeBody(RequestBody):

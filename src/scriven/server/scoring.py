@@ -14,9 +14,11 @@ import codecs
 import contextlib
 import itertools
 import math
-from collections.abc import AsyncGenerator, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +30,15 @@ from scriven.corpus.decoding import ReadCounts, depends_on_context, prepare_piec
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
 from scriven.errors import InputError, UsageError
-from scriven.inference.boundaries import SeparatorRule, make_rule
+from scriven.inference.boundaries import SeparatorRule, UnitRule, make_rule
 from scriven.inference.chunks import read_chunks
 from scriven.inference.context import AdaptiveContext, Context
+from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import Scored, SurprisalSum, tally
 from scriven.inference.unit_tables import Columns, TextPlaces, UnitTableReader, row_unit, unit_columns
+from scriven.inference.units import UnitSurprisals
+from scriven.server.engine import NOTHING, PREFILL_SECONDS, SYMBOLS_PER_PIECE
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody, UnitBody, validate_body
 from scriven.server.responses import (
@@ -43,8 +48,10 @@ from scriven.server.responses import (
     json_in_pieces,
     long_answer,
     media_type_of,
+    overflow,
     payload_too_large,
     run_apart,
+    timed_out,
 )
 from scriven.server.shared import (
     DisconnectAwareResponse,
@@ -56,6 +63,7 @@ from scriven.server.shared import (
     server_of,
 )
 from scriven.session import Model
+from scriven.vocabulary import Vocabulary
 
 PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once
 LINES_AT_ONCE = 128  # lines of units that are sent together
@@ -69,15 +77,17 @@ async def score(request: Request) -> Response:
     if plain:
         served = server.model_named(request.query_params.get("model", ""))
         source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))
-        start = server.starting_context(served, "", adapt=_adapts(request), saves=False)
-        query = {name: request.query_params[name] for name in UnitBody.model_fields if name in request.query_params}
-        text = _ScoredText(server, served, source, *start, units=_make_units(served, validate_body(UnitBody, query)))
+        start = server.starting_context(served, "", adapt=_read_switch(request, "adapt"), saves=False)
+        units = _make_units(served, _read_query(request), start[0])
+        text = _ScoredText(server, served, source, *start, units=units)
     else:
         body = await parse_request(request, ScoreBody)
         served = server.model_named(body.model)
         continues = bool(body.state or body.save_state)
         start = server.starting_context(served, body.state, adapt=body.adapt, saves=body.save_state)
-        text = _ScoredText(server, served, [body.text], *start, continues, body.save_state, _make_units(served, body))
+        text = _ScoredText(
+            server, served, [body.text], *start, continues, body.save_state, _make_units(served, body, start[0])
+        )
     surprisals = _surprisals(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, surprisals)
@@ -88,11 +98,19 @@ async def score(request: Request) -> Response:
     return await long_answer(values["characters"], lambda: values)
 
 
-def _adapts(request: Request) -> bool:
-    """Whether the query asks to learn from the text. Raises ApiError, 400, for a value that is not true or false."""
-    value = request.query_params.get("adapt", "false")
+def _read_query(request: Request) -> UnitBody:
+    """Returns what the query says of units. Raises ApiError, 400, for what is no such value."""
+    values: dict[str, Any] = {key: value for key, value in request.query_params.items() if key in UnitBody.model_fields}
+    values |= {"entropy": _read_switch(request, "entropy")}
+    values |= {"columns": values["columns"].split(",")} if "columns" in values else {}
+    return validate_body(UnitBody, values)
+
+
+def _read_switch(request: Request, name: str) -> bool:
+    """Whether the query asks for something. Raises ApiError, 400, for a value that is not true or false."""
+    value = request.query_params.get(name, "false")
     if value not in ("true", "false"):
-        raise ApiError(400, f"adapt {value[:60]!r}: give true or false", "adapt", "invalid_value")
+        raise ApiError(400, f"{name} {value[:60]!r}: give true or false", name, "invalid_value")
     return value == "true"
 
 
@@ -100,30 +118,40 @@ class _UnitRows:
     """The rows of a text's units, from pieces of the text, as `Model.score_units` makes them."""
 
     def __init__(self, model: Model, options: UnitBody) -> None:
-        """Raises UsageError for a separator that cannot be one."""
-        vocabulary = model.vocabulary
-        self._rule = make_rule(
+        """Raises UsageError for a separator that cannot be one, ApiError, 400, for a column that there is not."""
+        vocabulary, self._options = model.vocabulary, options
+        self._rule = self._make_rule(vocabulary)
+        places = TextPlaces(row_unit(model.settings.corpus.documents, options.by))
+        self.tally = ReadCounts(empty_places=places.empty)
+        self.names = _choose_columns(unit_columns(options.by, vocabulary, places.unit)[1], options)
+        self._reader = UnitTableReader(vocabulary, self._rule, places=places, names=self.names)
+
+    def _make_rule(self, vocabulary: Vocabulary) -> UnitRule:
+        options = self._options
+        return make_rule(
             vocabulary,
             options.by,
             spaces=options.spaces,
             punctuation=options.punctuation,
             separator=options.separator,
         )
-        places = TextPlaces(row_unit(model.settings.corpus.documents, options.by))
-        self.tally = ReadCounts(empty_places=places.empty)
-        self.names = unit_columns(options.by, vocabulary, places.unit)[1]
-        self._reader = UnitTableReader(vocabulary, self._rule, places=places, names=self.names)
+
+    def begin_entropy(self, predictor: Predictor, context: Context) -> UnitSurprisals | None:
+        """Returns what reads a text with the entropy before each unit, if that is wanted."""
+        return (
+            UnitSurprisals(predictor, context, self._make_rule(predictor.vocabulary)) if self._options.entropy else None
+        )
 
     def strip(self, chunks: Iterable[Ids]) -> Iterator[Ids]:
         """Yields the chunks without the user's separators."""
         return self._rule.remove_from(chunks) if isinstance(self._rule, SeparatorRule) else iter(chunks)
 
-    async def take(self, ids: Ids, nats: Float64s, context: Context) -> list[Columns]:
-        """Returns the columns of the units that end in ids (T,) with nats (T,).
+    async def take(self, scored: Scored) -> list[Columns]:
+        """Returns the columns of the units that end in a piece of the text.
 
         Raises ApiError, 400, for a separator that cuts what is read as one character.
         """
-        return await run_apart(len(ids), lambda: self._collect(self._reader.read(Scored(ids, nats, context, None))))
+        return await run_apart(len(scored.ids), lambda: self._collect(self._reader.read(scored)))
 
     async def finish(self) -> list[Columns]:
         """Returns the columns of the last units."""
@@ -136,8 +164,24 @@ class _UnitRows:
             raise ApiError(400, f"separator: {error}", "separator", "invalid_value") from None
 
 
-def _make_units(served: ServedModel, options: UnitBody) -> _UnitRows | None:
-    """Returns what makes the rows, if some are wanted. Raises ApiError, 400, for a separator that cannot be one."""
+def _choose_columns(known: Sequence[str], options: UnitBody) -> tuple[str, ...]:
+    """Returns the names of the columns that are wanted. Raises ApiError, 400, for one that there is not."""
+    further = (*known, "entropy") if options.entropy else (*known,)
+    for name in options.columns:
+        if name not in further:
+            way_out = "; add entropy: true" if name == "entropy" else f"; choose some of {', '.join(known)}"
+            raise ApiError(400, f"columns: there is no {name!r}{way_out}", "columns", "invalid_value")
+    return tuple(dict.fromkeys(options.columns)) or further
+
+
+def _make_units(served: ServedModel, options: UnitBody, context: Context) -> _UnitRows | None:
+    """Returns what makes the rows, if some are wanted.
+
+    Raises ApiError, 400, for a separator that cannot be one, and for the entropy of a text that is learned from.
+    """
+    if options.entropy and isinstance(context, AdaptiveContext):
+        words = "entropy: not known of a text that is learned from; leave out one of them"
+        raise ApiError(400, words, "entropy", "invalid_value")
     try:
         return _UnitRows(served.model, options) if options.by else None
     except UsageError as error:
@@ -244,32 +288,77 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = Fa
         raise ApiError(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
 
 
-async def _surprisals(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]:
-    """Yields ids (T,) of the text and their surprisals in nats (T,), block by block; documents end with a boundary.
+async def _surprisals(text: _ScoredText) -> AsyncGenerator[Scored]:
+    """Yields the text with its surprisals, block by block; documents end with a boundary.
 
     Raises ApiError, 429, if too many texts are being scored.
     """
     server, served, pieces = text.server, text.served, text.pieces
     loop, chunks = asyncio.get_running_loop(), text.chunks()
+    reader = None if text.units is None else text.units.begin_entropy(served.model.predictor, text.context)
     with (
         server.scoring(),
         served.hold(),
         contextlib.closing(pieces) if isinstance(pieces, _ArrivingText) else contextlib.nullcontext(),
     ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
-            if isinstance(text.context, AdaptiveContext):
-                async for piece, nats, context in server.learn(served, text.context, ids):
-                    text.context = context
-                    yield piece, nats
-                continue
-            done = 0
-            async with RequestHandle(server, served, [Job(ids, text.context, (), 0)]) as work:
-                while done < len(ids):
-                    updates = await work.updates()
-                    nats = np.concatenate([np.empty(0), *(each.surprisals.nats for each in updates if each.surprisals)])
-                    yield ids[done : done + len(nats)], nats
-                    done += len(nats)
-                    text.context = next((each.context for each in updates if each.context is not None), text.context)
+            if reader is not None:
+                blocks = _read_units(text, reader, ids)
+            elif isinstance(text.context, AdaptiveContext):
+                blocks = _learn(text, text.context, ids)
+            else:
+                blocks = _read(text, ids)
+            async with contextlib.aclosing(blocks):
+                async for scored in blocks:
+                    text.context = scored.context
+                    yield scored
+        if reader is not None:
+            async for scored in _read_units(text, reader, NOTHING, last=True):
+                yield scored
+
+
+async def _learn(text: _ScoredText, context: AdaptiveContext, ids: Ids) -> AsyncGenerator[Scored]:
+    async with contextlib.aclosing(text.server.learn(text.served, context, ids)) as pieces:
+        async for piece, nats, after in pieces:
+            yield Scored(piece, nats, after, None)
+
+
+async def _read(text: _ScoredText, ids: Ids) -> AsyncGenerator[Scored]:
+    """Yields pieces of ids (T,) as the engine reads them."""
+    done, context = 0, text.context
+    async with RequestHandle(text.server, text.served, [Job(ids, context, (), 0)]) as work:
+        while done < len(ids):
+            updates = await work.updates()
+            nats = np.concatenate([np.empty(0), *(each.surprisals.nats for each in updates if each.surprisals)])
+            context = next((each.context for each in updates if each.context is not None), context)
+            yield Scored(ids[done : done + len(nats)], nats, context, None)
+            done += len(nats)
+
+
+async def _read_units(
+    text: _ScoredText, reader: UnitSurprisals, ids: Ids, *, last: bool = False
+) -> AsyncGenerator[Scored]:
+    """Yields pieces of ids (T,) with the entropy before each unit, which are read in turns of the engine."""
+    engine, loop = text.served.engine, asyncio.get_running_loop()
+    until = loop.time() + text.server.limits.seconds
+    for begin in range(0, max(1, len(ids)), SYMBOLS_PER_PIECE):
+        piece = ids[begin : begin + SYMBOLS_PER_PIECE]
+        await run_apart(len(piece), partial(reader.add, piece, last=last))
+        while (scored := await asyncio.wrap_future(engine.call(partial(_advance, reader)))) is None:
+            if loop.time() > until:
+                raise timed_out(text.server.limits.seconds)
+        if not np.isfinite(scored.nats).all():
+            raise overflow()
+        engine.read += len(scored.ids)
+        yield scored
+
+
+def _advance(reader: UnitSurprisals) -> Scored | None:
+    """Reads units for a part of a turn. Returns the piece at its end. Runs in the engine's thread."""
+    until, scored = time.monotonic() + PREFILL_SECONDS, None
+    while scored is None and time.monotonic() < until:
+        scored = reader.advance()
+    return scored
 
 
 def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
@@ -279,7 +368,7 @@ def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
             yield chunk[begin : begin + PIECE_SIZE]
 
 
-async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
+async def _lines(text: _ScoredText, surprisals: AsyncGenerator[Scored]) -> AsyncGenerator[bytes]:
     """Yields a line for each block, or unit, and one with the sums.
 
     After the first line, an error becomes a line too.
@@ -287,10 +376,10 @@ async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float6
     total, begun = SurprisalSum(), False
     try:
         async with contextlib.aclosing(surprisals) as blocks:
-            async for ids, nats in blocks:
+            async for scored in blocks:
                 offset = total.loss.characters
-                total += tally(text.served.model.vocabulary, ids, nats)
-                for lines in await _block_lines(text, ids, nats, offset):
+                total += tally(text.served.model.vocabulary, scored.ids, scored.nats)
+                for lines in await _block_lines(text, scored, offset):
                     begun = True
                     yield lines
         for lines in _unit_lines([] if text.units is None else await text.units.finish()):
@@ -303,12 +392,12 @@ async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float6
         yield refused.body + b"\n"
 
 
-async def _block_lines(text: _ScoredText, ids: Ids, nats: Float64s, offset: int) -> Iterator[bytes]:
+async def _block_lines(text: _ScoredText, scored: Scored, offset: int) -> Iterator[bytes]:
     """Returns the lines of a block that begins after `offset` characters."""
     if text.units is None:
-        shown = nats[ids != text.served.model.vocabulary.boundary]
+        shown = scored.nats[scored.ids != text.served.model.vocabulary.boundary]
         return iter([_line({"offset": offset, "surprisal": _round(shown)})])
-    return _unit_lines(await text.units.take(ids, nats, text.context))
+    return _unit_lines(await text.units.take(scored))
 
 
 def _unit_lines(tables: Iterable[Columns]) -> Iterator[bytes]:
@@ -356,7 +445,7 @@ def _line(values: dict[str, Any]) -> bytes:
     return json_in_pieces(values).encode() + b"\n"
 
 
-async def _whole(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> dict[str, Any]:
+async def _whole(text: _ScoredText, surprisals: AsyncGenerator[Scored]) -> dict[str, Any]:
     """The sums, and all surprisals or the columns of all units.
 
     Raises ApiError, 400, if the text is too long for an answer in one piece.
@@ -365,13 +454,13 @@ async def _whole(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float6
     units, limits = text.units, text.server.limits
     columns: Columns = {} if units is None else {name: [] for name in units.names}
     async with contextlib.aclosing(surprisals) as blocks:
-        async for ids, nats in blocks:
-            total += tally(vocabulary, ids, nats)
+        async for scored in blocks:
+            total += tally(vocabulary, scored.ids, scored.nats)
             _check_size("characters", total.loss.characters, limits.score_characters)
             if units is None:
-                parts.append(nats[ids != vocabulary.boundary])
+                parts.append(scored.nats[scored.ids != vocabulary.boundary])
             else:
-                _extend(columns, await units.take(ids, nats, text.context), limits.score_rows)
+                _extend(columns, await units.take(scored), limits.score_rows)
     if units is None:
         return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
     _extend(columns, await units.finish(), limits.score_rows)

@@ -30,6 +30,7 @@ from scriven.errors import InputError, UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
+from scriven.server.indexes import TrainingIndexes
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parse_body
@@ -144,6 +145,7 @@ class ServerState:
 
     models: dict[str, ServedModel]
     limits: Limits = LIMITS
+    novelty_refusal: str = ""  # why nobody may ask what is copied from training texts
     begun: float = field(default_factory=time.time)
     scores: int = 0  # texts being scored now
     files: int = 0  # whose text is being extracted now
@@ -164,6 +166,11 @@ class ServerState:
     def states(self) -> SavedStates:
         """The saved states."""
         return SavedStates(self.limits)
+
+    @cached_property
+    def indexes(self) -> TrainingIndexes:
+        """The indexes of training texts."""
+        return TrainingIndexes(self.limits, self.novelty_refusal)
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:

@@ -1,21 +1,38 @@
-"""Routes for the list of models, token ids, saved states and health."""
+"""Routes for the list of models, token ids, saved states, the text of files, what a text copies, and health."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
+from scriven.corpus.filesystem import explain_errors
+from scriven.corpus.sources import ZIPPED
+from scriven.corpus.zipped import read_zipped
 from scriven.errors import InputError, UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.server.jobs import Job
-from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.responses import FILE, ApiError, answer, long_answer, media_type_of, run_apart
+from scriven.server.limits import Limits
+from scriven.server.requests import DetokenizeBody, NoveltyBody, StateBody, TokenizeBody
+from scriven.server.responses import (
+    FILE,
+    PLAIN,
+    ApiError,
+    answer,
+    long_answer,
+    media_type_of,
+    run_apart,
+    too_many_requests,
+)
 from scriven.server.shared import (
     RequestHandle,
     ServedModel,
@@ -30,6 +47,7 @@ from scriven.server.shared import (
 )
 from scriven.session import Model
 
+LONGEST_NAME = 255  # characters of a file's name
 MESSAGE = 500  # characters of a message about a file, which may name what is in it
 START_NAME = "\uffff"  # names the id that marks the start of a text; Unicode guarantees that it is not a character
 
@@ -224,6 +242,69 @@ async def delete_state(request: Request) -> Response:
     if not server_of(request).states.delete(handle):
         raise ApiError(404, f"state {handle[:80]!r}: no such saved state, or it has expired", "state", "no_state")
     return answer({"state": handle, "deleted": True})
+
+
+async def novelty(request: Request) -> Response:
+    """POST /novelty: what of a text is copied from the training text, and what is new."""
+    body = await parse_request(request, NoveltyBody)
+    server = server_of(request)
+    served = server.model_named(body.model)
+    with server.scoring():
+        work = server.indexes.measure(served.model, [body.text], "text", body.stretches)
+        (measured,) = await run_unless_disconnected(request, work)
+    return answer({"model": served.name, "system_fingerprint": served.fingerprint, **measured})
+
+
+# --- the text of a .docx or .epub file, read as `scriven train` reads it
+#
+# A browser cannot read such files, so the page sends them here. They are held in memory, never unpacked to the disk,
+# and everything about them is bounded: the sizes of the file and of its XML, the length of its text, and the time.
+
+
+async def extract(request: Request) -> Response:
+    """POST /extract?name=NAME: the text of the file in the body, as text/plain."""
+    server = server_of(request)
+    name = request.query_params.get("name", "")
+    if len(name) > LONGEST_NAME or PurePosixPath(name.lower()).suffix not in ZIPPED:
+        words = f"name {name[:60]!r}: give a file's name that ends in {' or '.join(ZIPPED)}"
+        raise ApiError(400, words, "name", "invalid_value")
+    data = await read_body(request, server.limits.file_bytes)  # first, so that a slow client takes nobody's turn
+    if server.files >= server.limits.files:
+        raise too_many_requests(f"{server.files} files are being read already")
+    server.files += 1
+    try:
+        text = await run_in_threadpool(_read, data, name, server.limits)
+    finally:
+        server.files -= 1
+    return Response(text, media_type=PLAIN)
+
+
+def _read(data: bytes, name: str, limits: Limits) -> bytes:
+    """The text of a file, as UTF-8. Raises ApiError, 400, if it has none, is damaged, or is beyond a bound."""
+    try:
+        text = "".join(_bounded_pieces(data, name, limits))
+        if not text.strip():
+            raise InputError(f"{name} has no text in it")
+    except InputError as error:
+        raise ApiError(400, str(error), code="unreadable_file") from None
+    return text.encode()
+
+
+def _bounded_pieces(data: bytes, name: str, limits: Limits) -> Iterator[str]:
+    until, left = time.monotonic() + limits.file_seconds, limits.file_characters
+    with explain_errors(name, Exception):
+        for piece in read_zipped(io.BytesIO(data), PurePosixPath(name.lower()).suffix, name, limits.file_xml_bytes):
+            left -= len(piece)
+            if left < 0:
+                raise InputError(
+                    f"{name} has over {limits.file_characters:,} characters; split it, or save it as plain text"
+                )
+            if time.monotonic() > until:
+                raise InputError(f"{name} takes over {limits.file_seconds:g} seconds to read; save it as plain text")
+            yield piece
+
+
+# --- health
 
 
 async def live(request: Request) -> Response:

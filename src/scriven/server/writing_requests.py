@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import and_
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -61,9 +63,11 @@ UNSUPPORTED_CHATS: Mapping[str, tuple[Any, ...]] = {
 CHAT_LENGTH = 500  # characters of an answer, unless max_tokens says so
 
 
+SIMPLE_RULES = ("allow", "forbid", "acrostic", "rhyme")  # fields of the names of the rules
 BOUNDS = ("gt", "ge", "lt", "le")  # of a field
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(max_length=LIMITS.stop_characters)]
+Contained = Annotated[str, Field(max_length=LIMITS.rule_characters)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 Prompt = (
     str | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
@@ -122,6 +126,10 @@ def _like_setting(name: str, **changes: Any) -> Any:
     return Field(**{"default": setting.default, "description": setting.description, **bounds, **changes})
 
 
+def _rule_field(description: str) -> Any:
+    return Field("", max_length=LIMITS.rule_characters, description=f"{description}; see docs/rules.md")
+
+
 class ContentPart(RequestBody):
     """A part of a message."""
 
@@ -175,6 +183,13 @@ class TextBody(RequestBody):
     response_format: Annotated[ResponseFormat, NULLABLE] = Field(
         ResponseFormat(), description="the same as OpenAI has it: json_schema, json_object (any object), or text"
     )
+    allow: Annotated[str, NULLABLE] = _rule_field("the text has only these characters")
+    forbid: Annotated[str, NULLABLE] = _rule_field("the text has none of these characters")
+    contains: Annotated[Contained | list[Contained], NULLABLE] = Field(
+        [], max_length=LIMITS.rule_characters, description="the text has this one, or each of these, somewhere in it"
+    )
+    acrostic: Annotated[str, NULLABLE] = _rule_field("the text has a line for each letter that begins with it")
+    rhyme: Annotated[str, NULLABLE] = _rule_field("every line of the text ends with these characters")
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
     stream: Annotated[bool, NULLABLE] = Field(False, description="return server-sent events")
     stream_options: Annotated[StreamOptions, NULLABLE] = StreamOptions()
@@ -200,11 +215,26 @@ class TextBody(RequestBody):
     @property
     def rule(self) -> Rule | None:
         """The rule that the texts obey, if any. Raises UsageError for a pattern or schema that is not valid."""
-        if self.guided_regex:
+        rules = map(self.rule_of, self.rule_fields)
+        return reduce(and_, rules) if self.rule_fields else None
+
+    def rule_of(self, name: str) -> Rule:
+        """Returns the rule that one of `rule_fields` gives. Raises UsageError as `rule`."""
+        if name == "guided_regex":
             return Rule.regex(self.guided_regex)
-        if self.guided_choice:
+        if name == "guided_choice":
             return Rule.choice(self.guided_choice)
-        return None if self._schema is None else Rule.json_schema(self._schema)
+        if name == "contains":
+            return reduce(and_, map(Rule.contains, self._contained))
+        if name in SIMPLE_RULES:
+            rule: Rule = getattr(Rule, name)(getattr(self, name))
+            return rule
+        return Rule.json_schema(self._schema)
+
+    @property
+    def _contained(self) -> list[str]:
+        """The texts that a text contains, without empty ones."""
+        return [each for each in ([self.contains] if isinstance(self.contains, str) else self.contains) if each]
 
     @property
     def _schema(self) -> Any:
@@ -213,20 +243,28 @@ class TextBody(RequestBody):
     @property
     def rule_fields(self) -> list[str]:
         """The fields that give a rule."""
+        given = [*self._whole_rules, *(name for name in SIMPLE_RULES if getattr(self, name))]
+        return given + (["contains"] if self._contained else [])
+
+    @property
+    def _whole_rules(self) -> list[str]:
+        """The fields that say what a whole text is; at most one of them may be given."""
         given = [name for name in ("guided_regex", "guided_choice") if getattr(self, name)]
         given += ["guided_json"] if self.guided_json is not None else []
         return given + (["response_format"] if self.response_format.schema_of_text is not None else [])
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
-        if len(self.rule_fields) > 1:
-            raise ValueError(f"{' and '.join(self.rule_fields)} both say what the text is; give one of them")
+        if len(self._whole_rules) > 1:
+            raise ValueError(f"{' and '.join(self._whole_rules)} both say what the text is; give one of them")
         if self.rule_fields and self.stops:
             raise ValueError(f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
         if _count_characters(self._schema) > LIMITS.schema_characters:
             raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
+        if len(self._contained) > LIMITS.contained:
+            raise ValueError(f"contains: {len(self._contained):,} texts; give at most {LIMITS.contained}")
         return self
 
 
@@ -258,6 +296,15 @@ class CompletionBody(TextBody):
         ge=1,
         le=LIMITS.infill_draws,
         description="with a suffix: continuations of the prompt that are drawn to find one that the suffix follows",
+    )
+    beam: Annotated[int, NULLABLE] = Field(
+        0,
+        ge=0,
+        le=LIMITS.beam,
+        description="find the n likeliest texts instead of drawing some, with a beam of this many; 0 draws",
+    )
+    copied: Annotated[bool, NULLABLE] = Field(
+        False, description="say of each text what of it is copied from the training text; see POST /novelty"
     )
     add_special_tokens: Annotated[bool, NULLABLE] = Field(True, description="accepted; there are no special tokens")
     unsupported = UNSUPPORTED_COMPLETIONS
@@ -291,11 +338,24 @@ class CompletionBody(TextBody):
         if self.suffix:
             given = {"echo": self.echo, "logprobs": self.logprobs is not None, "save_state": self.save_state}
             given |= {"best_of": self.best_of > self.n, "stop": bool(self.stops), "logit_bias": bool(self.logit_bias)}
-            given |= {"novel": self.novel > 0}
+            given |= {"novel": self.novel > 0, "beam": self.beam > 0}
             for name in (name for name, is_given in given.items() if is_given):
                 raise ValueError(f"{name} cannot be combined with suffix; leave it out")
             if self.length > LIMITS.infill_length:
                 raise ValueError(f"max_tokens {self.length}: with suffix, send at most {LIMITS.infill_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_beam(self) -> Self:
+        if self.beam:
+            neutral = type(self).model_fields
+            idle = (*SamplingSettings.model_fields, "logit_bias", "echo", "logprobs", "save_state", "best_of")
+            for name in (name for name in idle if getattr(self, name) != neutral[name].default):
+                raise ValueError(f"{name}: a beam draws nothing, and finds texts alone; leave it out, or beam")
+            if self.n > self.beam:
+                raise ValueError(f"n {self.n}: a beam of {self.beam} finds no more than that; raise beam")
+            if self.length > LIMITS.beam_length:
+                raise ValueError(f"max_tokens {self.length}: with beam, send at most {LIMITS.beam_length}")
         return self
 
 

@@ -1,0 +1,218 @@
+"""What a text copies, over HTTP: the same as on the command line and in Python, and nobody waits for an index."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from conftest import Command
+from live_server import serving
+from page_server import TEXT, make_run
+from scriven.errors import InputError
+from scriven.inference.novelty import choose_stretches
+from scriven.server.app import make_app
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.openapi import CompletionReply, NoveltyReply
+from scriven.session import Model, load
+from served_models import text_model
+
+LETTERS = "".join(sorted({*TEXT}))  # of the training text, so that the model has its alphabet
+ASKING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/novelty", {"text": "a"}),
+    ("/v1/completions", {"copied": True}),
+    ("/v1/completions", {"novel": 3}),
+)
+WRITTEN = "a tiny text.\nits new lines end\nexcept a tiny last 😀"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "text": make_run(folder / "text", letters=LETTERS),
+        "lines": make_run(folder / "lines", documents="lines", letters=LETTERS.replace("\n", "")),
+        "bytes": make_run(folder / "bytes", unit="byte"),
+    }
+
+
+@pytest.fixture(scope="module")
+def models(runs: dict[str, Path]) -> dict[str, Model]:
+    return {name: load(run, precision="fp32", device="cpu") for name, run in runs.items()}
+
+
+def connect(models: dict[str, Model], limits: Limits = LIMITS, refusal: str = "") -> Iterator[httpx.Client]:
+    app = make_app(models, limits, novelty_refusal=refusal)
+    with serving(app, limits) as place, httpx.Client(base_url=place.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(models: dict[str, Model]) -> Iterator[httpx.Client]:
+    yield from connect({**models, "alone": text_model()})
+
+
+def ask(client: httpx.Client, path: str = "/novelty", **body: Any) -> Any:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refuse(client: httpx.Client, path: str = "/novelty", status: int = 400, **body: Any) -> str:
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("name", ["text", "lines", "bytes"])
+def test_a_text_copies_as_much_as_the_command_line_and_python_say(
+    name: str, client: httpx.Client, models: dict[str, Model], runs: dict[str, Path], command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "written.txt").write_text(WRITTEN, "utf-8")
+    done = command("novelty", str(runs[name]), str(tmp_path / "written.txt"), "--stretches", "3", "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    del printed["text"]
+    found = ask(client, model=name, text=WRITTEN, stretches=3)
+    NoveltyReply.model_validate(found)
+    assert found.pop("model") == name
+    del found["system_fingerprint"]
+    assert models[name].novelty(WRITTEN, stretches=3).values() == printed
+    for theirs, ours in zip(printed["stretches"], found["stretches"], strict=True):
+        assert theirs["source"].endswith(ours["source"])
+        assert "/" not in ours["source"]  # a folder of the server is nobody's business
+        theirs["source"] = ours["source"]
+    assert found == printed
+    assert found["longest"] >= len("a tiny text.")
+
+
+def test_each_written_text_says_what_it_copies(client: httpx.Client, models: dict[str, Model]) -> None:
+    asked = {"model": "text", "prompt": "a tiny ", "max_tokens": 40, "seed": 3, "n": 2, "copied": True}
+    texts = models["text"].samples(2, "a tiny ", length=40, seed=3, temperature=1.0)
+    expected = [models["text"].novelty(text).values()["novel"] for text in texts]
+    told = ask(client, "/v1/completions", **asked, echo=True)
+    assert [choice["copied"]["novel"] for choice in told["choices"]] == expected  # without the prompt
+    CompletionReply.model_validate(told)
+    events = client.post("/v1/completions", json={**asked, "stream": True}).text.split("\n\n")
+    choices = [json.loads(line.removeprefix("data: "))["choices"][0] for line in events if "index" in line]
+    ends = {choice["index"]: choice["copied"]["novel"] for choice in choices if choice["finish_reason"]}
+    assert [ends[0], ends[1]] == expected
+    assert all(("copied" in choice) is bool(choice["finish_reason"]) for choice in choices)
+    for search in ({"suffix": "its", "draws": 4}, {"beam": 2}):
+        (choice,) = ask(client, "/v1/completions", **{**asked, "n": 1}, **search)["choices"]
+        assert choice["copied"] == client_novelty(client, choice["text"])
+
+
+def client_novelty(client: httpx.Client, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = ask(client, model="text", text=text)
+    return {name: found[name] for name in ("characters", "longest", "stretches", "novel")}
+
+
+def test_what_is_beyond_a_bound_is_refused(client: httpx.Client) -> None:
+    assert "at most 200000 characters" in refuse(client, model="text", text="a" * 200_001)
+    assert "less than or equal to 20" in refuse(client, model="text", text="a", stretches=21)
+    many: dict[str, Any] = {"model": "text", "copied": True, "n": 3, "max_tokens": 100_000}
+    assert "copied: 300,000 characters; ask for at most 200,000" in refuse(client, "/v1/completions", **many)
+    for path, body in (
+        ("/novelty", {"text": "a"}),
+        ("/v1/completions", {"copied": True}),
+        ("/v1/completions", {"novel": 3}),
+    ):
+        said = refuse(client, path, model="alone", **body)
+        assert "scriven novelty RUN FILE builds it on the server" in said
+
+
+def test_an_owner_may_let_nobody_ask(models: dict[str, Model]) -> None:
+    for client in connect({"text": models["text"]}, refusal="this server was started with --no-novelty"):
+        for path, body in (
+            ("/novelty", {"text": "a"}),
+            ("/v1/completions", {"copied": True}),
+            ("/v1/completions", {"novel": 3}),
+        ):
+            assert "started with --no-novelty" in refuse(client, path, 403, **body)
+        ask(client, "/v1/completions", prompt="a", max_tokens=3)
+
+
+def test_a_long_training_text_is_left_to_its_owner(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", letters=LETTERS, training_text=TEXT + "a text of its own list")
+    for client in connect({"run": load(run)}, replace(LIMITS, index_characters=1000)):
+        said = refuse(client, text="a tiny")
+        assert "characters, more than 1,000; scriven novelty RUN FILE builds it" in said
+        load(run).find_index()
+        assert ask(client, text="a tiny")["longest"] == 6
+
+
+def test_a_text_that_is_gone_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(make_run(tmp_path / "run", letters=LETTERS))
+
+    def lack(**_: Any) -> None:
+        raise InputError("/home/ann/secret.txt is missing")
+
+    monkeypatch.setattr(model, "find_index", lack)
+    for client in connect({"run": model}):
+        assert "secret" not in refuse(client, text="a")
+
+
+def slow_index(begun: threading.Event, go_on: threading.Event, model: Model) -> Callable[..., Any]:
+    find = type(model).find_index
+
+    def find_index(*, build: bool = True, progress: Any = None) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return find(model, build=build, progress=progress)
+
+    return find_index
+
+
+def test_others_are_answered_while_an_index_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, begun, go_on = load(make_run(tmp_path / "run", letters=LETTERS)), threading.Event(), threading.Event()
+    monkeypatch.setattr(model, "find_index", slow_index(begun, go_on, model))
+    for client in connect({"run": model}):
+        with ThreadPoolExecutor(3) as others:
+            waiting = [others.submit(ask, client, text="a tiny") for _ in range(3)]
+            assert begun.wait(30)
+            assert len(ask(client, "/v1/completions", prompt="a", max_tokens=20)["choices"][0]["text"]) == 20
+            assert ask(client, "/score", text="a tiny")["characters"] == 6
+            assert not any(each.done() for each in waiting)
+            go_on.set()
+            assert [each.result()["longest"] for each in waiting] == [6, 6, 6]
+
+
+def test_who_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, begun, go_on = load(make_run(tmp_path / "run", letters=LETTERS)), threading.Event(), threading.Event()
+    monkeypatch.setattr(model, "find_index", slow_index(begun, go_on, model))
+    for client in connect({"run": model}, replace(LIMITS, seconds=0.2)):
+        assert "took longer" in refuse(client, status=503, text="a tiny")
+        go_on.set()
+        for _ in range(100):
+            answer = client.post("/novelty", json={"text": "a tiny"})
+            if answer.status_code == 200:
+                break
+            time.sleep(0.05)
+        assert answer.json()["longest"] == 6
+
+
+def test_stretches_that_are_chosen_do_not_overlap() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        lengths = random.integers(0, 9, 40)
+        lengths = np.minimum(lengths, np.arange(40, 0, -1))
+        chosen = choose_stretches(lengths, 5)
+        expected: list[int] = []
+        order = sorted(range(40), key=lambda place: (-int(lengths[place]), place))
+        for place in order:
+            length = int(lengths[place])
+            whole = length > 0 and (not place or length >= lengths[place - 1])
+            apart = all(place + length <= other or other + lengths[other] <= place for other in expected)
+            if whole and apart and len(expected) < 5:
+                expected.append(place)
+        assert chosen == expected
