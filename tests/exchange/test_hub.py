@@ -173,7 +173,10 @@ def test_a_card_says_what_a_damaged_log_lacks(command: Command, run: Path) -> No
         log.write_bytes(data) if data is not None else log.mkdir()
         done = command("card", str(run))
         assert (done.code, said + missing + "\n" in done.out) == (0, True), done.err
+        examined = command("doctor", str(run))
+        assert examined.code == 0 and "\nnote  metrics.jsonl: " in examined.out
         if data is not None:
+            assert "damaged lines: 1 and " in examined.out
             assert "damaged, so more may be missing here" in command("info", str(run)).out
 
 

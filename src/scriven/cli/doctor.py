@@ -28,7 +28,8 @@ def doctor(
 
     In a run it checks the settings, the vocabulary, the index, and the sizes, hashes, shapes and numbers of each
     checkpoint. It runs each model once, to see whether finite weights overflow. It changes nothing and runs no code
-    from the folder, so files from strangers are safe to check. The exit code is 3 if anything is wrong.
+    from the folder, so files from strangers are safe to check. The exit code is 3 if anything is wrong. Logs
+    that are damaged are noted only, as no model needs them.
 
     If one checkpoint is damaged, the others still work: name their steps with --checkpoint or --resume. Without a
     step, --resume takes the newest undamaged one.

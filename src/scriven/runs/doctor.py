@@ -18,6 +18,7 @@ from scriven.inference.predictor import in_torch
 from scriven.model.shapes import GATES
 from scriven.runs.checkpoints import Checkpoint
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, find_run, open_run
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
 from scriven.safe_files import exists
@@ -64,6 +65,7 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
     if "counts" in run.origin or model.kind == "counts":
         yield _try(COUNTS_FILE, lambda: _counts(run))
     yield from _links(run)
+    yield from filter(None, (_log(run.path / name) for name in (METRICS_FILE, SAMPLES_FILE)))
     yield from _checkpoints(run, expected)
     if corpus:
         yield _try(str(run.corpus_path), lambda: _corpus(run.corpus_path))
@@ -87,6 +89,20 @@ def _links(run: Run) -> Iterator[Finding]:
     for path in sorted([*run.path.iterdir(), *(run.path / CHECKPOINTS).glob("*")]):
         if path.is_symlink():
             yield Finding(str(path.relative_to(run.path)), "bad", "it is a symbolic link, which is not followed")
+
+
+def _log(path: Path) -> Finding | None:
+    """Returns a note on a log with damaged lines, if it has any; models need no log, and a link is found before."""
+    damage = list[None]()
+    if path.is_symlink():
+        return None
+    try:
+        lines = sum(1 for _ in read_lines(path, note_damage=lambda: damage.append(None)))
+    except (ScrivenError, OSError) as error:
+        return Finding(path.name, "note", str(error))
+    if not damage:
+        return None
+    return Finding(path.name, "note", f"damaged lines: {len(damage):,} and {lines:,} good ones, which are shown")
 
 
 def _checkpoints(run: Run, expected: tuple[Shapes, int]) -> Iterator[Finding]:
