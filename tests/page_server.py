@@ -19,7 +19,7 @@ from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy
 from scriven.session import load
 from scriven.settings import validate
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import Vocabulary, tokens_of
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"
 TEXT = "a tiny text.\nits lines end\n\nexcept the last 😀" * 30
@@ -41,7 +41,10 @@ def make_run(
     text.write_text(training_text, "utf-8")
     corpus = build([str(text)], settings.corpus, path.with_suffix(".corpus"))
     separator = None if documents == "none" else "\n"
-    vocabulary = Vocabulary.of_bytes(separator) if unit == "byte" else Vocabulary.of(letters, separator)
+    vocabulary = {
+        "byte": lambda: Vocabulary.of_bytes(separator),
+        "token": lambda: Vocabulary.of_tokens(set(tokens_of(letters)) - {separator}, separator),
+    }.get(unit, lambda: Vocabulary.of(letters, separator))()
     torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(seed)
     model = CharLM(settings.model, vocabulary.size)

@@ -113,19 +113,19 @@ def _lines(name: str, found: Novelty) -> Iterator[str]:
     from scriven.inference.novelty import SHOWN_LENGTHS
 
     shown = visible_line(name)
-    yield f"{shown}: {found.characters:,} characters, the longest stretch that is copied has {found.longest:,}\n"
+    yield f"{shown}: {found.characters:,} {found.symbol}s, the longest stretch that is copied has {found.longest:,}\n"
     for each in found.stretches:
-        yield f"{shown}:{each.line}:{each.column}: {describe_stretch(each)}\n"
+        yield f"{shown}:{each.line}:{each.column}: {describe_stretch(each, found.symbol)}\n"
     shares = {length: share for length in SHOWN_LENGTHS if (share := found.share(length)) is not None}
     if shares:
-        yield "characters in a row" + "".join(f"{length:>8}" for length in shares) + "\n"
+        yield f"{found.symbol + 's in a row':19}" + "".join(f"{length:>8}" for length in shares) + "\n"
         yield "novel, %           " + "".join(f"{100 * share:8.1f}" for share in shares.values()) + "\n"
 
 
-def describe_stretch(stretch: Stretch) -> str:
+def describe_stretch(stretch: Stretch, symbol: str = "character") -> str:
     """Returns a stretch in words: its length, its place in the training text, and how it begins."""
     text = stretch.text if len(stretch.text) <= SHOWN else f"{stretch.text[: SHOWN - 3]}..."
-    return f"{stretch.length:,} characters, as in {visible_line(stretch.source)}: {visible_line(text)}"
+    return f"{stretch.length:,} {symbol}s, as in {visible_line(stretch.source)}: {visible_line(text)}"
 
 
 def describe_copies(found: Iterable[Novelty]) -> str:
@@ -133,6 +133,7 @@ def describe_copies(found: Iterable[Novelty]) -> str:
     from scriven.inference.novelty import SHOWN_LENGTHS
 
     texts = list(found)
+    symbol = texts[0].symbol if texts else "character"
     stretches = [stretch for each in texts for stretch in each.stretches]
     longest = max(stretches, key=lambda each: each.length, default=None)
     shares = []
@@ -140,5 +141,5 @@ def describe_copies(found: Iterable[Novelty]) -> str:
         novel, there = (sum(counts) for counts in zip((0, 0), *(each.count(length) for each in texts), strict=True))
         if there:
             shares.append(f"{100 * novel / there:.1f} % of {length}")
-    copied = f"the longest copied stretch has {describe_stretch(longest)}" if longest else "nothing is copied"
-    return copied + (f"\nnovel: {', '.join(shares)} characters in a row" if shares else "")
+    copied = f"the longest copied stretch has {describe_stretch(longest, symbol)}" if longest else "nothing is copied"
+    return copied + (f"\nnovel: {', '.join(shares)} {symbol}s in a row" if shares else "")

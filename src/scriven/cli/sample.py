@@ -178,7 +178,7 @@ def sample(
     if count is None:  # whole items, unless all would be the same or would repeat the items of the prompt
         several = lines and not suffix and writing["until_end"] and writing["temperature"] and "\n" not in prompt
         count = min(ITEMS, beam or ITEMS) if several else 1
-    _note_unknown(model, prompt + suffix)
+    _note_unknown(model, prompt, suffix)
     if choose:
         _choose(model, prompt, writing["length"])
     elif interactive or files.given:
@@ -376,9 +376,9 @@ def _rule(given: Mapping[str, str | list[str] | Path | None], stop: list[str] | 
     return reduce(Rule.__and__, parts) if parts else None
 
 
-def _note_unknown(model: Model, text: str) -> None:
-    """Prints a note on characters of a prompt that the model does not know."""
-    unknown = model.unknown_characters(text)
+def _note_unknown(model: Model, *texts: str) -> None:
+    """Prints a note on characters of a prompt, and what comes after it, that the model does not know."""
+    unknown = [*dict.fromkeys(each for text in texts for each in model.unknown_characters(text))]
     if unknown:
         symbols = "tokens" if model.vocabulary.unit == "token" else "characters"
         note(f"the model has never seen these {symbols} and reads them as <unk>: {name_characters(unknown)}")

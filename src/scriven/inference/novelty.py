@@ -30,7 +30,7 @@ from scriven.runs.folder import Run
 from scriven.runs.recovery import open_run_corpus
 from scriven.runtime import cache_folder
 from scriven.safe_files import flush_file, publish, staging_folder
-from scriven.settings import Frozen
+from scriven.settings import Frozen, symbol_word
 from scriven.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -316,6 +316,7 @@ class Novelty:
     stretches: tuple[Stretch, ...]
     lengths: Ids = field(repr=False, compare=False)
     left: Ids = field(repr=False, compare=False)
+    symbol: str = "character"  # what a character is called: for a model of tokens, they are tokens
 
     @property
     def characters(self) -> int:
@@ -360,7 +361,7 @@ def measure_novelty(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, stre
     left = ends[np.searchsorted(ends, np.arange(len(ids)))] - np.arange(len(ids))  # (T,)
     chosen = choose_stretches(matches.lengths, stretches)
     found = [_stretch(index, vocabulary, ids, place, matches) for place in chosen]
-    return Novelty(tuple(found), matches.lengths[inside], left[inside])
+    return Novelty(tuple(found), matches.lengths[inside], left[inside], symbol_word(vocabulary.unit))
 
 
 def choose_stretches(lengths: Ids, most: int) -> list[int]:

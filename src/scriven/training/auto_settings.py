@@ -6,7 +6,7 @@ import math
 import operator
 from typing import Any
 
-from scriven.settings import Settings, merge_settings, validate
+from scriven.settings import Settings, merge_settings, symbol_word, validate
 from scriven.settings_checks import check_complete
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, MANY_VALIDATED
@@ -160,7 +160,7 @@ def _choose_workers_and_rows(
         unit, small = math.lcm(training.get("workers", 1), training.get("groups", 1)), rows > most
         rows = math.ceil(min(rows, 1 << (most.bit_length() - 1)) / unit) * unit
         if small:
-            notes.append(_describe_small_text(workload, rows))
+            notes.append(_describe_small_text(workload, rows, symbol_word(given.corpus.unit)))
     if "workers" not in training:
         shared = math.gcd(rows, training.get("groups", 0))
         workers = max(count for count in range(1, workers + 1) if shared % count == 0)
@@ -180,10 +180,10 @@ def _usual_workers(given: Settings, workload: Workload) -> int:
     )
 
 
-def _describe_small_text(workload: Workload, rows: int) -> str:
+def _describe_small_text(workload: Workload, rows: int, symbol: str) -> str:
     documents = f" in {_count(workload.documents, 'document')}" if workload.documents else ""
     read = f"so it is read in {_count(rows, 'row')}"
-    return f"The training text is small ({workload.characters:,} characters{documents}), {read}."
+    return f"The training text is small ({workload.characters:,} {symbol}s{documents}), {read}."
 
 
 def _count(number: int, thing: str) -> str:
@@ -282,8 +282,8 @@ def _choose_kept_model(given: Settings, workload: Workload, notes: list[str]) ->
     choice = "last" if read < FEW_VALIDATED else "smoothed"
     how = {"last": "the last model is kept", "smoothed": "the mean of three losses chooses the model to keep"}
     notes.append(
-        f"The validation text is short ({_count(read, 'character')}), so its loss is partly chance, and {how[choice]}. "
-        "Give a larger --corpus.validation, or --monitor.choose best to go by the lowest loss."
+        f"The validation text is short ({_count(read, symbol_word(given.corpus.unit))}), so its loss is partly chance, "
+        f"and {how[choice]}. Give a larger --corpus.validation, or --monitor.choose best to go by the lowest loss."
     )
     return {"choose": choice}
 
@@ -315,8 +315,8 @@ def _choose_evaluations(given: Settings, workload: Workload, trained: float, not
     if limit < text and not {"evaluations", "evaluation_characters"} & given.explicit().get("training", {}).keys():
         result["evaluation_characters"] = limit
         notes.append(
-            f"To save time, evaluations read the first {limit:,} of {text:,} validation characters; "
-            "--training.evaluation-characters sets another number."
+            f"To save time, evaluations read the first {limit:,} of {text:,} validation "
+            f"{symbol_word(given.corpus.unit)}s; --training.evaluation-characters sets another number."
         )
     return result
 

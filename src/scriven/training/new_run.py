@@ -68,7 +68,7 @@ def prepare_new_run(
     table = None
     if has_partner(settings, corpus):
         table, counted = count_text(corpus, settings.budget, stop)
-        details += counting_notes(counted, corpus.training)
+        details += counting_notes(counted, corpus.training, corpus.settings.unit)
     return PreparedRun(
         run=create_run(path, compute.apply(settings), corpus.vocabulary, origin, counts=table),
         corpus=corpus,
@@ -104,7 +104,7 @@ def prepare_counts(
     notes = [
         *corpus.notes,
         *folder_notes(request.output or named_folder(named), path),
-        *counting_notes(counted, corpus.training),
+        *counting_notes(counted, corpus.training, corpus.settings.unit),
     ]
     return run, corpus, table, notes
 

@@ -19,7 +19,7 @@ from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import SETTINGS_FILE, retraining_command
 from scriven.runs.start_model import StartModel
-from scriven.settings import REGISTERED_CELLS, Settings, bits_unit
+from scriven.settings import REGISTERED_CELLS, Settings, bits_unit, symbol_word
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
@@ -38,20 +38,20 @@ LOWER_RATE = 0.1  # times a learning rate that is too high: one to try
 MORE_DROPOUT, MOST_DROPOUT = 0.2, 0.6  # to try against overfitting: so much more, and at most
 
 
-def counting_notes(counted: Counted, text: Part) -> list[str]:
+def counting_notes(counted: Counted, text: Part, unit: str) -> list[str]:
     """Returns sentences on what an n-gram table of a text leaves out, if it leaves out anything."""
-    notes = _pruning_notes(counted)
+    notes, symbol = _pruning_notes(counted, symbol_word(unit)), symbol_word(unit)
     if counted.characters < text.characters:
-        notes += [f"{counted.characters:,} of {text.characters:,} characters were counted, from all over the text"]
+        notes += [f"{counted.characters:,} of {text.characters:,} {symbol}s were counted, from all over the text"]
     return notes
 
 
-def _pruning_notes(counted: Counted) -> list[str]:
+def _pruning_notes(counted: Counted, symbol: str) -> list[str]:
     once = [length for length, most in enumerate(counted.pruned) if most]
     if not once:
         return []
     none = [length for length, most in enumerate(counted.pruned) if most > 1]
-    words = f"what came once after {once[0]} or more characters was left out of the counts"
+    words = f"what came once after {once[0]} or more {symbol}s was left out of the counts"
     words += f", and everything after {none[0]} or more" if none else ""
     return [f"{words}, to keep them small"]
 
@@ -343,7 +343,8 @@ def _new_symbols(initial: str, corpus: Corpus) -> list[str]:
         )
     else:
         new = new_symbols(open_run(initial).vocabulary, corpus.vocabulary)
-        what = f"{initial} does not know {len(new)} of the characters, which start with random weights"
+        symbol = symbol_word(corpus.vocabulary.unit)
+        what = f"{initial} does not know {len(new)} of the {symbol}s, which start with random weights"
     return [f"{what}: {_list_symbols(new)}"] if new else []
 
 

@@ -89,16 +89,17 @@ async function read(text, place = 0) {
     controller.signal.throwIfAborted();
     scored = mine = new ScoredText(text, facts);
     scored.countsEnds = !part("without-ends").checked;
+    part("bits").nextElementSibling.textContent = `bits per ${scored.symbol}`;
     chosen = -1;
     clearResults(lineEndWarning(text, facts));
     show(true);
     const wrapped = arrange(place);
     await scoreAll(controller.signal);
     await wrapped;
-    end(controller, `${number(scored.whole.characters)} characters.`);
+    end(controller, `${number(scored.whole.characters)} ${scored.symbol}s.`);
   } catch (error) {
     if (busy !== controller) return; // another text is being read by now
-    if (mine) end(controller, errorText(error) || `Stopped after ${number(mine.whole.characters)} characters.`);
+    if (mine) end(controller, errorText(error) || `Stopped after ${number(mine.whole.characters)} ${mine.symbol}s.`);
     else refuse(errorText(error));
   }
 }
@@ -123,7 +124,7 @@ function end(controller, words) {
   show(true);
   showProgress();
   note(words);
-  app.announce(`${words} ${part("bits").textContent} bits per character.`);
+  app.announce(`${words} ${part("bits").textContent} bits per ${scored.symbol}.`);
 }
 
 /** Shows why a text cannot be read, and clears the text shown before. */
@@ -177,7 +178,7 @@ function showProgress() {
   if (!characters) return;
   say("read-bits", number(bitsPerCharacter, 3));
   say("read-means", meaning(2 ** bitsPerCharacter));
-  if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
+  if (busy) note(`${number(characters)} ${scored.symbol}s, ${Math.floor((100 * done) / text.length)} % …`);
   part("places").replaceChildren(...places.map(placeItem));
   rows.show();
 }
@@ -198,12 +199,12 @@ function onEnds() {
 
 function meaning(choices) {
   if (choices > CHARACTERS) return `Worse than guessing among all ${number(CHARACTERS)} characters of Unicode.`;
-  return `On average like guessing among ${approximate(choices)} equally likely characters.`;
+  return `On average like guessing among ${approximate(choices)} equally likely ${scored.symbol}s.`;
 }
 
 function placeItem({ unit, bits }) {
   const { text } = scored;
-  const end = nextCharacter(text, unit);
+  const [, end] = scored.symbolAt(unit);
   const context = inline("context",
     inline("lead", onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
     make("mark", { className: `s${levelOf(bits)}` }, visible(text.slice(unit, end))),
@@ -284,7 +285,7 @@ function onHover(event) {
 function describe(unit) {
   if (unit >= scored.done) return;
   const bits = scored.bitsAt(unit);
-  const character = nameCharacter(scored.text.slice(unit, nextCharacter(scored.text, unit)));
+  const character = nameCharacter(scored.text.slice(...scored.symbolAt(unit)));
   note(`“${character}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`);
 }
 

@@ -17,6 +17,7 @@ function matchEnd(pattern, text, place) {
   return pattern.test(text) ? pattern.lastIndex : place;
 }
 
+const isSpace = (code) => code === 32 || code === 9 || endsLine(code);
 const endsLine = (code) => code === 10 || code === 13;
 
 /** The sums of some characters' surprisals, their means by line, and the most surprising of them. */
@@ -82,6 +83,20 @@ export class ScoredText {
   /** The surprisal in bits of the character at `unit`. */
   bitsAt(unit) {
     return this.stored[unit] / STEPS_PER_BIT;
+  }
+
+  /** What is counted: a "character" or a "token". */
+  get symbol() {
+    return this.byTokens ? "token" : "character";
+  }
+
+  /** Where the character at `unit` begins and ends, or the token that it is in. */
+  symbolAt(unit) {
+    const code = this.text.codePointAt(unit);
+    if (!this.byTokens || isSpace(code)) return [unit, unit + (code > 0xffff ? 2 : 1)];
+    let start = unit;
+    while (start > 0 && !isSpace(this.text.charCodeAt(start - 1))) start--;
+    return [start, matchEnd(/[^ \t\r\n]+/y, this.text, start)];
   }
 
   /** Whether the character at `unit` counts. */
