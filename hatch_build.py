@@ -66,6 +66,8 @@ VARIANTS: dict[str, list[str]] = {
     "avx512": _AVX512,
     "avx512bf16": _AVX512_BF16,
     "amx": [*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "neondot": ["-march=armv8.2-a+dotprod"],
+    "neonbf16": ["-march=armv8.2-a+dotprod+bf16"],
 }
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
@@ -97,7 +99,7 @@ class Compiler:
 
     def knows(self, variant: str) -> bool:
         """Whether it compiles for processors that have the variant's instructions, and takes the flags for them."""
-        source = "#ifndef __AVX2__\n#error\n#endif\n"
+        source = "#if !defined(__AVX2__) && !defined(__ARM_FEATURE_DOTPROD)\n#error\n#endif\n"
         command = [*self.command, *VARIANTS[variant], "-x", "c++", "-fsyntax-only", "-"]
         return variant == "portable" or not _run(command, source).returncode
 

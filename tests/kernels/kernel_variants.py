@@ -23,7 +23,7 @@ def _runs_here(variant: str) -> bool:
 VARIANTS = tuple(filter(_runs_here, native_library.VARIANTS))  # up to SCRIVEN_KERNELS, as everywhere
 # Tests of these take a fixture `variant`; with `off` torch does the work.
 at_each_variant = pytest.mark.parametrize("variant", VARIANTS, indirect=True)
-_BF16 = [variant for variant in VARIANTS if "avx512_bf16" in native_library.VARIANTS[variant][1]]
+_BF16 = [variant for variant in VARIANTS if native_library.VARIANTS[variant][0] in native_library.BF16_LEVELS]
 FORMATS = [(variant, torch.float32) for variant in VARIANTS] + [(variant, torch.bfloat16) for variant in _BF16]
 # Tests of these take `variant` and the number format that it trains in, `dtype`.
 in_each_format = pytest.mark.parametrize(("variant", "dtype"), FORMATS, indirect=["variant"])

@@ -73,7 +73,9 @@ def script(path: Path, body: str) -> str:
 def test_the_environment_names_the_highest_level_to_use(asked: str) -> None:
     most = native_library.find("")
     found = native_library.find(asked)
-    assert native_library.LEVELS.index(found.level) == min(map(native_library.LEVELS.index, (asked, most.level)))
+    here = {level for level, needs in native_library.VARIANTS.values() if needs <= most.features}
+    lower = native_library.LEVELS[: native_library.LEVELS.index(asked) + 1]
+    assert found.level == next(level for level in reversed(lower) if level in here)
     assert (f"SCRIVEN_KERNELS={asked}" in found.why) == (found.level != most.level)
     assert found.features == most.features
 
@@ -85,7 +87,7 @@ def test_off_loads_nothing() -> None:
 
 @pytest.mark.parametrize("asked", ["avx", "AMX", "on", " "])
 def test_a_level_that_does_not_exist_is_refused_with_the_choices(asked: str) -> None:
-    with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512, avx512bf16 or amx"):
+    with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512, avx512bf16, amx, neondot or neonbf16"):
         native_library.find(asked)
 
 
@@ -114,6 +116,8 @@ LISTED = {  # by Linux, of each feature
     "avx512_vnni": {"avx512_vnni"},
     "avx512_bf16": {"avx512_bf16"},
     "amx": {"amx_tile", "amx_bf16", "amx_int8"},
+    "neon_dot": {"asimddp"},
+    "neon_bf16": {"bf16"},
 }
 REQUEST_TILES = (158, 0x1023, 18)  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 needs_list = pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor is looked up in Linux' list")
@@ -158,6 +162,8 @@ def test_no_level_of_this_processor_is_skipped() -> None:
         ("avx2 avx512 avx512_vnni amx", "avx512"),
         ("avx2 avx512 avx512_vnni avx512_bf16 amx", "amx"),
         ("avx512 avx512_vnni avx512_bf16 amx", "portable"),
+        ("neon_dot", "neondot"),
+        ("neon_dot neon_bf16", "neonbf16"),
     ],
 )
 def test_a_processor_has_all_that_the_best_library_needs(features: str, variant: str) -> None:
@@ -172,6 +178,8 @@ def test_a_processor_has_all_that_the_best_library_needs(features: str, variant:
         ("portable", "amx", "portable"),
         ("portable avx2 avxvnni avx512 amx", "avx2", "avxvnni"),
         ("portable avx2 avxvnni avx512 amx", "portable", "portable"),
+        ("portable neondot neonbf16", "neondot", "neondot"),
+        ("portable neondot neonbf16", "amx", "portable"),
     ],
 )
 def test_a_better_library_that_was_not_built_or_asked_for_is_not_taken(built: str, most: str, variant: str) -> None:

@@ -173,6 +173,15 @@ def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, mo
     assert precision.choose_precision("fp32", CPU, "lstm", native=native) == "fp32"
 
 
+@pytest.mark.parametrize(("speedup", "chosen"), [(1.6, "bf16"), (0.8, "fp32")])
+def test_native_code_that_nobody_timed_is_measured(
+    speedup: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_library, "level", lambda: "neonbf16")
+    monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, speedup, 1.0))
+    assert precision.choose_precision("auto", CPU, "lstm", native=True) == chosen
+
+
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, 0.1, 0.0))
     with pytest.raises(UsageError, match="use fp32"):

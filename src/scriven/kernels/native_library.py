@@ -27,8 +27,14 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 VARIABLE = "SCRIVEN_KERNELS"
-LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the values of the variable, the least demanding first
-FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
+# The values of the variable, the least demanding first: those of x86-64, and after them the two of arm64.
+LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx", "neondot", "neonbf16")
+BF16_LEVELS = ("avx512bf16", "amx", "neonbf16")  # those that multiply bf16
+UNTIMED_BF16_LEVELS = ("neonbf16",)  # those that were only emulated: nobody knows whether fp32 is slower there
+FEATURES = (  # the bits of scriven_features
+    *("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"),
+    *("neon_dot", "neon_bf16"),
+)
 _AVX2 = frozenset({"avx2"})
 _AVX512 = _AVX2 | {"avx512", "avx512_vnni"}
 _AVX512_BF16 = _AVX512 | {"avx512_bf16"}
@@ -41,6 +47,8 @@ VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
     "avx512": ("avx512", _AVX512),
     "avx512bf16": ("avx512bf16", _AVX512_BF16),
     "amx": ("amx", _AVX512_BF16 | {"amx"}),
+    "neondot": ("neondot", frozenset({"neon_dot"})),
+    "neonbf16": ("neonbf16", frozenset({"neon_dot", "neon_bf16"})),
 }
 FOLDER = Path(__file__).parent
 REPORT = "_native.txt"  # the build's message, written by hatch_build.py
@@ -72,12 +80,14 @@ def level() -> str:
 
 def multiplies_bf16() -> bool:
     """Whether the loaded library makes matrix products of bf16."""
-    return level() in ("avx512bf16", "amx")
+    return level() in BF16_LEVELS
 
 
 def levels() -> tuple[str, ...]:
     """Returns all levels that run here, from the lowest up to `level()`; empty when that is `off`."""
-    return LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()
+    lower = LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()
+    here = {name for name, needs in VARIANTS.values() if needs <= features()}
+    return tuple(name for name in lower if name in here)
 
 
 def features() -> frozenset[str]:

@@ -65,20 +65,21 @@ def choose_precision(
     """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
 
     If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
-    faster. `again` is as in `measurements`.
+    faster. On arm64 nobody has timed it, so there it is measured like torch's. `again` is as in `measurements`.
 
     Raises UsageError if bf16 is asked for and does not work.
     """
-    known = cell in CELLS
-    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if known else CELLS[0], again=False):
+    own = cell in CELLS
+    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if own else CELLS[0], again=False):
         raise UsageError("bf16 does not work on this processor; use fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device.type != "cpu" or not known:
+    if device.type != "cpu" or not own:
         return "fp32"
-    return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
+    known = native and native_library.level() not in native_library.UNTIMED_BF16_LEVELS
+    return "bf16" if known or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
 
 
 def bf16_speedup(cell: str = "lstm", *, again: bool = True) -> float:

@@ -54,7 +54,7 @@ void rows_of_product(const typename F::Number *left, const typename F::Number *r
             const Floats second = *reinterpret_cast<const Floats *>(words + F::next_vector);
 #pragma GCC unroll 12
             for (int row = 0; row < rows; ++row) {
-                const Floats x = F::spread_word(left + k * next + row * below);
+                const typename F::Word x = F::spread_word(left + k * next + row * below);
                 low[row] = F::dot(x, first, low[row]);
                 high[row] = F::dot(x, second, high[row]);
             }

@@ -1,8 +1,8 @@
 // What every translation unit of the native kernels shares.
 //
 // All sources are compiled once for each set of instructions, into a library of its own (the table is in hatch_build.py).
-// A source that differs between libraries asks the compiler for its instructions: __AVX512F__, __AVX2__. cpu.cpp is portable
-// in every library, since it says what the processor has.
+// A source that differs between libraries asks the compiler for its instructions: __AVX512F__, __ARM_FEATURE_DOTPROD. cpu.cpp is
+// portable in every library, since it says what the processor has.
 //
 // Everything in headers that is not a type has internal linkage (an unnamed namespace): sources define helpers of the
 // same names, and a library keeps to its own.
@@ -18,6 +18,8 @@
 #include <immintrin.h>
 #elif defined(__x86_64__)
 #include <xmmintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #if defined(_WIN32)
@@ -32,7 +34,7 @@ namespace scriven {
 enum Status : int64_t { ok = 0, bad_argument = 1, no_memory = 2 };
 
 // Bits of scriven_features(), in the order of native_library.FEATURES. avx2 includes FMA; avx512 is F, BW, DQ and VL; amx
-// is TILE, BF16 and INT8.
+// is TILE, BF16 and INT8; the last two are DotProd and BF16 of arm64.
 enum Feature : int64_t {
     has_avx2 = 1,
     has_avx_vnni = 2,
@@ -40,6 +42,8 @@ enum Feature : int64_t {
     has_avx512_vnni = 8,
     has_avx512_bf16 = 16,
     has_amx = 32,
+    has_neon_dot = 64,
+    has_neon_bf16 = 128,
 };
 
 namespace {

@@ -11,6 +11,11 @@
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #endif
+#if defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if !defined(_WIN32)
 #include <unistd.h>
 #endif
@@ -69,6 +74,32 @@ int64_t features() {
     if (tiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) && tiles_permitted())
         found |= has_amx;
 #endif
+    return found;
+}
+
+#elif defined(__linux__) && defined(__aarch64__)
+
+// Documented in Linux' arch/arm64/elf_hwcaps.rst; the bits are in asm/hwcap.h, which may be older than BF16.
+int64_t features() {
+    constexpr unsigned long dot_product = 1ul << 20, bf16 = 1ul << 14;  // HWCAP_ASIMDDP, HWCAP2_BF16
+    int64_t found = 0;
+    if (getauxval(AT_HWCAP) & dot_product) found |= has_neon_dot;
+    if (getauxval(AT_HWCAP2) & bf16) found |= has_neon_bf16;
+    return found;
+}
+
+#elif defined(__APPLE__) && defined(__aarch64__)
+
+bool says_yes(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return !sysctlbyname(name, &value, &size, nullptr, 0) && value;
+}
+
+int64_t features() {
+    int64_t found = 0;
+    if (says_yes("hw.optional.arm.FEAT_DotProd")) found |= has_neon_dot;
+    if (says_yes("hw.optional.arm.FEAT_BF16")) found |= has_neon_bf16;
     return found;
 }
 

@@ -64,7 +64,11 @@ struct Int8 {
 #else
     static constexpr bool shifted = false;
 #endif
+#if defined(__ARM_FEATURE_DOTPROD)
+    static constexpr int rows = 4;
+#else
     static constexpr int rows = lanes == 16 ? 4 : lanes == 8 ? 2 : 1;
+#endif
     static constexpr bool exact = true;
 
     struct Four {  // the next 4 inputs, in every lane
@@ -84,6 +88,9 @@ struct Int8 {
             odd = (Ints)_mm_srai_epi16((__m128i)odd, 8);
         }
         Ints even, odd;
+#elif defined(__ARM_FEATURE_DOTPROD)
+        explicit Four(int32_t x) : x(scriven::spread(x)) {}
+        Ints x;
 #else
         explicit Four(int32_t x) {
             for (int i = 0; i < 4; i++) part[i] = scriven::spread(int32_t(int8_t(x >> (8 * i))));
@@ -109,6 +116,8 @@ struct Int8 {
 #elif defined(__SSE2__) && !defined(SCRIVEN_GENERIC)
         const __m128i even = _mm_srai_epi16(_mm_slli_epi16((__m128i)w, 8), 8), odd = _mm_srai_epi16((__m128i)w, 8);
         return sums + (Ints)_mm_madd_epi16(even, (__m128i)x.even) + (Ints)_mm_madd_epi16(odd, (__m128i)x.odd);
+#elif defined(__ARM_FEATURE_DOTPROD)
+        return (Ints)vdotq_s32((int32x4_t)sums, (int8x16_t)w, (int8x16_t)x.x);
 #else
         for (int i = 0; i < 4; i++) sums += ((Ints)((Words)w << (24 - 8 * i)) >> 24) * x.part[i];
         return sums;

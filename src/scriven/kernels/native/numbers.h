@@ -1,9 +1,10 @@
 // The number formats that layers are trained in: what a value is in memory, how vectors of values are loaded, computed and
 // stored, and how values are laid out and multiplied.
 //
-// Everything is cut into square blocks of as many values as two vectors have lanes: 32 x 32 with AVX-512. The left factor of a product has the rows of a block one after the other;
-// the right factor has them as the format's instructions want them, and so has a left factor that came as columns. A word
-// of 32 bits is multiplied at once: one value of fp32, or two values of bf16 that follow each other in depth.
+// Everything is cut into square blocks of as many values as two vectors have lanes: 32 x 32 with AVX-512, 8 x 8 with NEON.
+// The left factor of a product has the rows of a block one after the other; the right factor has them as the format's
+// instructions want them, and so has a left factor that came as columns. A word of 32 bits is multiplied at once: one value
+// of fp32, or two values of bf16 that follow each other in depth.
 #pragma once
 
 #include <utility>
@@ -67,6 +68,7 @@ struct Fp32 {
     using Values = Floats;  // of `width` cells of one row
     using Packed = Floats;  // the same as they are in memory
     using Lanes = int64_t;  // how many of them are there
+    using Word = Floats;    // in every lane
     struct Registers {
         Registers() {}
     };
@@ -84,8 +86,8 @@ struct Fp32 {
 #endif
 
     static constexpr int64_t column_at(int64_t column) { return column; }
-    static Floats spread_word(const float *from) { return spread(*from); }
-    static Floats dot(Floats x, Floats right, Floats sum) { return multiply_add(x, right, sum); }
+    static Word spread_word(const float *from) { return spread(*from); }
+    static Floats dot(Word x, Floats right, Floats sum) { return multiply_add(x, right, sum); }
 
     static Values all(float value) { return spread(value); }
     static Lanes lanes_of(int64_t count) { return count; }
@@ -168,7 +170,8 @@ struct Fp32 {
     }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define SCRIVEN_MULTIPLIES_BF16
 
 // GCC 12 warns of the values that its own intrinsics leave undefined on purpose.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -178,36 +181,180 @@ struct Fp32 {
 
 using bf16 = uint16_t;
 
-constexpr int64_t TILE = 512;  // bf16 values in a tile: 16 rows of 32 values, 1 KB
+constexpr int64_t TILE = SQUARE / 2;  // bf16 values in a tile of a vector's columns: 16 rows of 32 values, 1 KB, for AMX
 
-// The values of 32 cells. Everything is done to two vectors at once, and to all gates at once where it can be: one chain of
-// dependent instructions would keep the processor waiting.
+// The values of a group of cells. Everything is done to two vectors at once, and to all gates at once where it can be: one
+// chain of dependent instructions would keep the processor waiting.
 struct TwoVectors {
-    __m512 low, high;
+    Floats low, high;
 };
 
+inline TwoVectors both(float value) { return {spread(value), spread(value)}; }
 inline TwoVectors operator+(TwoVectors a, TwoVectors b) { return {a.low + b.low, a.high + b.high}; }
 inline TwoVectors operator-(TwoVectors a, TwoVectors b) { return {a.low - b.low, a.high - b.high}; }
 inline TwoVectors operator*(TwoVectors a, TwoVectors b) { return {a.low * b.low, a.high * b.high}; }
 inline TwoVectors fused(TwoVectors a, TwoVectors b, TwoVectors c) {
-    return {_mm512_fmadd_ps(a.low, b.low, c.low), _mm512_fmadd_ps(a.high, b.high, c.high)};
+    return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
 }
 inline TwoVectors less(TwoVectors a, TwoVectors b, TwoVectors c) {
-    return {_mm512_fnmadd_ps(a.low, b.low, c.low), _mm512_fnmadd_ps(a.high, b.high, c.high)};
+    return {less(a.low, b.low, c.low), less(a.high, b.high, c.high)};
 }
 inline TwoVectors larger(TwoVectors a, TwoVectors b) { return {larger(a.low, b.low), larger(a.high, b.high)}; }
 
-// Values are bf16 with sums in fp32, for processors that multiply pairs of bf16 in AVX-512 or in the tiles of AMX. A block
-// of a right factor is two tiles of 16 columns, whose rows have pairs of values that follow each other downwards (VNNI).
-struct Bf16 {
-    using Number = bf16;
-    using Values = TwoVectors;
+#if defined(__AVX512BF16__)
+
+// What bf16 needs of the processor: loads and stores, conversions, products of pairs, and the cells' functions.
+struct Bf16Instructions {
     using Packed = __m512i;
     using Lanes = __mmask32;
-    static constexpr int64_t width = 32;
+    using Word = Floats;  // in every lane
+
+    static Lanes lanes_of(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }
+    static __mmask16 upper(Lanes lanes) { return static_cast<__mmask16>(lanes >> 16); }
+    static TwoVectors load(const float *from, Lanes lanes) {
+        return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), from),
+                _mm512_maskz_loadu_ps(upper(lanes), from + 16)};
+    }
+    static void store(float *to, Lanes lanes, TwoVectors values) {
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(lanes), values.low);
+        _mm512_mask_storeu_ps(to + 16, upper(lanes), values.high);
+    }
+    static Packed packed(const bf16 *from, Lanes lanes) { return _mm512_maskz_loadu_epi16(lanes, from); }
+    static void store(bf16 *to, Lanes lanes, Packed values) { _mm512_mask_storeu_epi16(to, lanes, values); }
+
+    static Packed rounded(TwoVectors values) { return (__m512i)_mm512_cvtne2ps_pbh(values.high, values.low); }
+    static __m512 fp32_of(__m256i values) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+    }
+    static TwoVectors fp32(Packed values) {
+        return {fp32_of(_mm512_castsi512_si256(values)), fp32_of(_mm512_extracti64x4_epi64(values, 1))};
+    }
+    static Packed where(bool stays, Packed values) { return _mm512_maskz_mov_epi32(stays ? 0xffff : 0, values); }
+    static TwoVectors where(bool stays, TwoVectors values) {
+        const __mmask16 lanes = stays ? 0xffff : 0;
+        return {_mm512_maskz_mov_ps(lanes, values.low), _mm512_maskz_mov_ps(lanes, values.high)};
+    }
+
+    static Packed pairs_of(Packed values) {  // 16 values and the 16 that stand below them
+        const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        return _mm512_permutexvar_epi16(order, values);
+    }
+    static Packed lower_pairs(Packed first, Packed second) {
+        return pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1));
+    }
+    static Packed upper_pairs(Packed first, Packed second) {
+        return pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
+    }
+    static Word spread_word(const bf16 *from) {
+        int32_t pair;
+        std::memcpy(&pair, from, sizeof pair);
+        return (Floats)_mm512_set1_epi32(pair);
+    }
+    static Floats dot(Word x, Floats right, Floats sum) { return _mm512_dpbf16_ps(sum, (__m512bh)right, (__m512bh)x); }
+
+    // 2^x to 3e-6, by a polynomial that is exact at 0 and 1; from 0 to infinity.
+    template <int count> static void raise(TwoVectors *x) {
+        TwoVectors r[count], p[count];
+        for (int k = 0; k < count; ++k)
+            r[k] = {_mm512_reduce_ps(x[k].low, _MM_FROUND_TO_NEG_INF),
+                    _mm512_reduce_ps(x[k].high, _MM_FROUND_TO_NEG_INF)};
+        for (int k = 0; k < count; ++k) p[k] = fused(r[k], both(0.013555747f), both(0.05203237f));
+        constexpr float factors[] = {0.24137977f, 0.69303215f, 1.0f};
+        for (float factor : factors)
+            for (int k = 0; k < count; ++k) p[k] = fused(p[k], r[k], both(factor));
+        for (int k = 0; k < count; ++k)
+            x[k] = {_mm512_scalef_ps(p[k].low, x[k].low), _mm512_scalef_ps(p[k].high, x[k].high)};
+    }
+    static TwoVectors exp2(TwoVectors x) {
+        raise<1>(&x);
+        return x;
+    }
+    // As in Fp32, to 7e-5 of the values: a fiftieth of what rounding them to bf16 costs.
+    template <int count, int sigmoids> static void bound(TwoVectors *x) {
+        for (int k = 0; k < count; ++k) x[k] = x[k] * both(k < sigmoids ? -1.442695f : -2.88539f);
+        for (int k = sigmoids; k < count; ++k)  // in this order of arguments NaN stays
+            x[k] = {smaller(spread(60.0f), x[k].low), smaller(spread(60.0f), x[k].high)};
+        raise<count>(x);
+        TwoVectors inverse[count];
+        for (int k = 0; k < count; ++k) inverse[k] = x[k] + both(1.0f);
+        for (int k = 0; k < count; ++k) inverse[k] = {_mm512_rcp14_ps(inverse[k].low), _mm512_rcp14_ps(inverse[k].high)};
+        for (int k = 0; k < count; ++k) x[k] = k < sigmoids ? inverse[k] : (both(1.0f) - x[k]) * inverse[k];
+    }
+};
+
+#else
+
+// The same on arm64. BFDOT rounds each product and each sum to odd, as long as nobody sets FPCR.EBF, which nobody does: all
+// processors give the same bits, which are not those of AVX-512.
+struct Bf16Instructions {
+    using Packed = uint16x8_t;
+    using Lanes = int64_t;  // how many of them are there
+    using Word = bfloat16x4_t;
+
+    static Lanes lanes_of(int64_t count) { return count; }
+    static TwoVectors load(const float *from, Lanes count) {
+        return {Fp32::load(from, count), Fp32::load(from + lanes, count - lanes)};
+    }
+    static void store(float *to, Lanes count, TwoVectors values) {
+        Fp32::store(to, count, values.low);
+        Fp32::store(to + lanes, count - lanes, values.high);
+    }
+    static Packed packed(const bf16 *from, Lanes count) {
+        Packed values{};
+        if (count >= 2 * lanes) std::memcpy(&values, from, sizeof values);
+        else if (count > 0) std::memcpy(&values, from, count * sizeof *from);
+        return values;
+    }
+    static void store(bf16 *to, Lanes count, Packed values) {
+        if (count >= 2 * lanes) std::memcpy(to, &values, sizeof values);
+        else if (count > 0) std::memcpy(to, &values, count * sizeof *to);
+    }
+
+    static Packed rounded(TwoVectors values) {
+        const bfloat16x8_t low = vcvtq_low_bf16_f32((float32x4_t)values.low);
+        return vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(low, (float32x4_t)values.high));
+    }
+    static TwoVectors fp32(Packed values) {
+        return {(Floats)lower_pairs(Packed{}, values), (Floats)upper_pairs(Packed{}, values)};
+    }
+    static Packed where(bool stays, Packed values) { return stays ? values : Packed{}; }
+    static TwoVectors where(bool stays, TwoVectors values) { return stays ? values : TwoVectors{}; }
+
+    static Packed lower_pairs(Packed first, Packed second) { return vzip1q_u16(first, second); }
+    static Packed upper_pairs(Packed first, Packed second) { return vzip2q_u16(first, second); }
+    static Word spread_word(const bf16 *from) {
+        uint32_t pair;
+        std::memcpy(&pair, from, sizeof pair);
+        return vcreate_bf16(pair);
+    }
+    static Floats dot(Word x, Floats right, Floats sum) {
+        return (Floats)vbfdotq_lane_f32((float32x4_t)sum, (bfloat16x8_t)right, x, 0);
+    }
+
+    static TwoVectors exp2(TwoVectors x) { return {Fp32::exp2(x.low), Fp32::exp2(x.high)}; }
+    template <int count, int sigmoids> static void bound(TwoVectors *x) {
+        for (Floats TwoVectors::*half : {&TwoVectors::low, &TwoVectors::high}) {
+            Floats values[count];
+            for (int k = 0; k < count; ++k) values[k] = x[k].*half;
+            Fp32::bound<count, sigmoids>(values);
+            for (int k = 0; k < count; ++k) x[k].*half = values[k];
+        }
+    }
+};
+
+#endif
+
+// Values are bf16 with sums in fp32, for processors that multiply pairs of bf16 in vectors or in the tiles of AMX. A block
+// of a right factor is two tiles of a vector's columns, whose rows have pairs of values that follow each other downwards.
+struct Bf16 : Bf16Instructions {
+    using Number = bf16;
+    using Values = TwoVectors;
+    using Bf16Instructions::load, Bf16Instructions::rounded, Bf16Instructions::store;
+    static constexpr int64_t width = 2 * lanes;
     static constexpr int64_t word = 2;
     static constexpr int64_t next_vector = TILE;
-    static constexpr int64_t run = 16;
+    static constexpr int64_t run = lanes;
     static constexpr int in_registers = 8;  // 16 sums hide how long one takes
 
 #if defined(__AMX_BF16__)
@@ -233,99 +380,43 @@ struct Bf16 {
     using Registers = Fp32::Registers;
 #endif
 
-    static constexpr int64_t column_at(int64_t column) { return column / 16 * TILE + column % 16 * word; }
-    static Floats spread_word(const bf16 *from) {
-        int32_t pair;
-        std::memcpy(&pair, from, sizeof pair);
-        return (Floats)_mm512_set1_epi32(pair);
-    }
-    static Floats dot(Floats x, Floats right, Floats sum) { return _mm512_dpbf16_ps(sum, (__m512bh)right, (__m512bh)x); }
+    static constexpr int64_t column_at(int64_t column) { return column / lanes * TILE + column % lanes * word; }
 
-    static Values all(float value) { return {_mm512_set1_ps(value), _mm512_set1_ps(value)}; }
-    static Lanes lanes_of(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }
-    static __mmask16 upper(Lanes lanes) { return static_cast<__mmask16>(lanes >> 16); }
+    static Values all(float value) { return both(value); }
     static bf16 rounded(float value) { return bf16_of_float(value); }
     static float number(bf16 value) { return float_of_bf16(value); }
-    static Packed rounded(Values values) { return (__m512i)_mm512_cvtne2ps_pbh(values.high, values.low); }
-    static Packed where(bool stays, Packed values) { return _mm512_maskz_mov_epi32(stays ? 0xffff : 0, values); }
-    static Values where(bool stays, Values values) {
-        const __mmask16 lanes = stays ? 0xffff : 0;
-        return {_mm512_maskz_mov_ps(lanes, values.low), _mm512_maskz_mov_ps(lanes, values.high)};
-    }
-    static __m512 fp32_of(__m256i values) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
-    }
-    static Values fp32(Packed values) {
-        return {fp32_of(_mm512_castsi512_si256(values)), fp32_of(_mm512_extracti64x4_epi64(values, 1))};
-    }
-    static Values load(const float *from) { return {_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)}; }
-    static Values load(const float *from, Lanes lanes) {
-        return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), from),
-                _mm512_maskz_loadu_ps(upper(lanes), from + 16)};
-    }
-    static Values load(const bf16 *from) { return fp32(_mm512_loadu_si512(from)); }
-    static Values load(const bf16 *from, Lanes lanes) { return fp32(packed(from, lanes)); }
-    static Packed packed(const bf16 *from, Lanes lanes) { return _mm512_maskz_loadu_epi16(lanes, from); }
+    static Values load(const float *from) { return {Fp32::load(from), Fp32::load(from + lanes)}; }
+    static Values load(const bf16 *from) { return fp32(packed(from, lanes_of(width))); }
+    static Values load(const bf16 *from, Lanes there) { return fp32(packed(from, there)); }
     static void store(float *to, Values values) {
-        _mm512_storeu_ps(to, values.low);
-        _mm512_storeu_ps(to + 16, values.high);
+        Fp32::store(to, values.low);
+        Fp32::store(to + lanes, values.high);
     }
-    static void store(float *to, Lanes lanes, Values values) {
-        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(lanes), values.low);
-        _mm512_mask_storeu_ps(to + 16, upper(lanes), values.high);
-    }
-    static void store(bf16 *to, Packed values) { _mm512_storeu_si512(to, values); }
-    static void store(bf16 *to, Lanes lanes, Packed values) { _mm512_mask_storeu_epi16(to, lanes, values); }
+    static void store(bf16 *to, Packed values) { std::memcpy(to, &values, sizeof values); }
 
-    static Packed pairs_of(Packed values) {  // 16 values and the 16 that stand below them
-        const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        return _mm512_permutexvar_epi16(order, values);
-    }
     static void put_pair(Packed first, Packed second, bf16 *right, int64_t i, int64_t) {
-        store(right + i * GROUP, pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1)));
-        store(right + TILE + i * GROUP, pairs_of(_mm512_shuffle_i64x2(first, second, 0xee)));
+        store(right + i * GROUP, lower_pairs(first, second));
+        store(right + TILE + i * GROUP, upper_pairs(first, second));
     }
     static void turn(const bf16 *block, bf16 *to) {
         for (int64_t tile = 0; tile < 2 * TILE; tile += TILE) turn_square(block + tile, to + tile, GROUP * sizeof(bf16));
     }
     static void add_rows(const bf16 *right, float *sums) {
-        const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+        constexpr bf16 ones[] = {0x3f80, 0x3f80};
+        const Word one = spread_word(ones);
         Values total = load(sums);
-        for (int64_t i = 0; i < 16; ++i, right += GROUP) {
-            total.low = _mm512_dpbf16_ps(total.low, (__m512bh)_mm512_loadu_si512(right), ones);
-            total.high = _mm512_dpbf16_ps(total.high, (__m512bh)_mm512_loadu_si512(right + TILE), ones);
+        for (const bf16 *end = right + TILE; right < end; right += GROUP) {
+            total.low = dot(one, words(right), total.low);
+            total.high = dot(one, words(right + TILE), total.high);
         }
         store(sums, total);
     }
 
-    // 2^x to 3e-6, by a polynomial that is exact at 0 and 1; from 0 to infinity.
-    template <int count> static void raise(Values *x) {
-        Values r[count], p[count];
-        for (int k = 0; k < count; ++k)
-            r[k] = {_mm512_reduce_ps(x[k].low, _MM_FROUND_TO_NEG_INF),
-                    _mm512_reduce_ps(x[k].high, _MM_FROUND_TO_NEG_INF)};
-        for (int k = 0; k < count; ++k) p[k] = fused(r[k], all(0.013555747f), all(0.05203237f));
-        constexpr float factors[] = {0.24137977f, 0.69303215f, 1.0f};
-        for (float factor : factors)
-            for (int k = 0; k < count; ++k) p[k] = fused(p[k], r[k], all(factor));
-        for (int k = 0; k < count; ++k)
-            x[k] = {_mm512_scalef_ps(p[k].low, x[k].low), _mm512_scalef_ps(p[k].high, x[k].high)};
-    }
-    static Values exp2(Values x) {
-        raise<1>(&x);
-        return x;
-    }
-    // As in Fp32, to 7e-5 of the values: a fiftieth of what rounding them to bf16 costs.
-    template <int count, int sigmoids> static void bound(Values *x) {
-        for (int k = 0; k < count; ++k) x[k] = x[k] * all(k < sigmoids ? -1.442695f : -2.88539f);
-        for (int k = sigmoids; k < count; ++k)  // in this order of arguments NaN stays
-            x[k] = {smaller(spread(60.0f), x[k].low), smaller(spread(60.0f), x[k].high)};
-        raise<count>(x);
-        Values inverse[count];
-        for (int k = 0; k < count; ++k) inverse[k] = x[k] + all(1.0f);
-        for (int k = 0; k < count; ++k) inverse[k] = {_mm512_rcp14_ps(inverse[k].low), _mm512_rcp14_ps(inverse[k].high)};
-        for (int k = 0; k < count; ++k) x[k] = k < sigmoids ? inverse[k] : (all(1.0f) - x[k]) * inverse[k];
+  private:
+    static Floats words(const bf16 *from) {
+        Floats found;
+        std::memcpy(&found, from, sizeof found);
+        return found;
     }
 };
 
@@ -333,7 +424,7 @@ struct Bf16 {
 
 // Calls work(F{}) for the number format F; not all libraries have bf16.
 template <class Work> Status in_format(int64_t bf16, Work &&work) {
-#if defined(__AVX512BF16__)
+#if defined(SCRIVEN_MULTIPLIES_BF16)
     if (bf16) return work(Bf16{});
 #endif
     return bf16 ? bad_argument : work(Fp32{});
