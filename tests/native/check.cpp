@@ -16,8 +16,7 @@ int64_t scriven_scan_forward(const scriven::ScanForward *);
 int64_t scriven_recurrent_forward(const scriven::RecurrentForward *);
 int64_t scriven_recurrent_backward(const scriven::RecurrentBackward *);
 int64_t scriven_weight_gradient(const scriven::WeightGradient *);
-int64_t scriven_projection_forward(const scriven::ProjectionForward *);
-int64_t scriven_input_gradient(const scriven::InputGradient *);
+int64_t scriven_projection(const scriven::Projection *);
 int64_t scriven_cross_entropy_width(int64_t);
 int64_t scriven_cross_entropy_chunks(int64_t, int64_t, int64_t);
 int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *);
@@ -238,13 +237,13 @@ void check_projection(int64_t threads, int64_t k, int64_t m, int64_t n) {
     Array x(drawn(k * m));
     const Floats weight = drawn(n * m), bias(n, 1.0f);
     Array dy(drawn(k * n)), y(k * n), dx(k * m);
-    const scriven::ProjectionForward ahead{threads, in_bf16, k, m, n, x.data(), weight.data(), bias.data(), y.data()};
-    check("projection", double(scriven_projection_forward(&ahead)), 0);
+    const scriven::Projection ahead{threads, in_bf16, k, m, n, true, x.data(), weight.data(), bias.data(), y.data()};
+    check("projection", double(scriven_projection(&ahead)), 0);
     Reals expected = product(x.values(), weight, k, n, m, true);
     for (double &each : expected) each += 1;
     check("projection", distance(y.values(), expected), most(2e-6, 6e-3));
-    const scriven::InputGradient back{threads, in_bf16, k, m, n, dy.data(), weight.data(), dx.data()};
-    check("input gradient", double(scriven_input_gradient(&back)), 0);
+    const scriven::Projection back{threads, in_bf16, k, n, m, false, dy.data(), weight.data(), nullptr, dx.data()};
+    check("input gradient", double(scriven_projection(&back)), 0);
     check("input gradient", distance(dx.values(), product(dy.values(), weight, k, m, n, false)), most(2e-6, 6e-3));
     note(y.values()), note(dx.values());
 }

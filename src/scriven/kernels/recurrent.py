@@ -54,12 +54,8 @@ class _WeightGradient(NativeStruct):
     _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "x dy skip dweight sums"))
 
 
-class _ProjectionForward(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "x weight bias y"))
-
-
-class _InputGradient(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "dy weight dx"))
+class _Projection(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads bf16 k m n turned"), *fields(c_void_p, "x weight bias y"))
 
 
 class _AddRows(NativeStruct):
@@ -81,7 +77,7 @@ def projection(x: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype) -
 
     Raises ValueError for arrays whose shapes do not match.
     """
-    y: Tensor = Projection.apply(x, weight, bias, dtype)  # type: ignore[no-untyped-call]
+    y: Tensor = NativeProjection.apply(x, weight, bias, dtype)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -221,7 +217,7 @@ class NativeRecurrence(torch.autograd.Function):
         return None, dinput, None, dx, dweight_x, dweight, dbias, None, *dstate
 
 
-class Projection(torch.autograd.Function):
+class NativeProjection(torch.autograd.Function):
     """`projection`, with its gradients."""
 
     @staticmethod
@@ -230,21 +226,7 @@ class Projection(torch.autograd.Function):
         x, weight, bias = as_dtype(x, dtype), as_dtype(weight, torch.float32), as_dtype(bias, torch.float32)
         check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
-        y = x.new_empty(*x.shape[:-1], len(weight))
-        native_library.call(
-            _ProjectionForward(
-                threads=native_library.threads(),
-                bf16=is_bf16(x),
-                k=y.shape[:-1].numel(),
-                m=weight.shape[1],
-                n=len(weight),
-                x=x,
-                weight=weight,
-                bias=bias,
-                y=y,
-            )
-        )
-        return y
+        return _project(x, weight, bias, turned=True)
 
     @staticmethod
     @once_differentiable
@@ -257,26 +239,28 @@ class Projection(torch.autograd.Function):
 def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, Tensor, Tensor]:
     """The gradients of x (..., D), weight (G, D) and bias (G,), from dy (..., G), where y = x @ weight.T + bias."""
     dbias = torch.zeros(len(weight))
-    dx = _input_gradient(weight, dy) if needs_dx else None
+    dx = _project(dy, weight, None, turned=False) if needs_dx else None
     return dx, weight_gradient(x, dy, None, dbias), dbias
 
 
-def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
-    """Computes dy (..., G) @ weight (G, D): (..., D)."""
-    dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
+    """Computes x (..., D) @ weight (D, G), or with `turned` @ weight.T from weight (G, D), plus bias (G,): (..., G)."""
+    y = x.new_empty(*x.shape[:-1], weight.shape[0 if turned else 1])
     native_library.call(
-        _InputGradient(
+        _Projection(
             threads=native_library.threads(),
-            bf16=is_bf16(dy),
-            k=dy.shape[:-1].numel(),
-            m=weight.shape[1],
-            n=len(weight),
-            dy=dy,
+            bf16=is_bf16(x),
+            k=x.shape[:-1].numel(),
+            m=x.shape[-1],
+            n=y.shape[-1],
+            turned=turned,
+            x=x,
             weight=weight,
-            dx=dx,
+            bias=bias,
+            y=y,
         )
     )
-    return dx
+    return y
 
 
 def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:

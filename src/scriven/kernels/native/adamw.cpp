@@ -13,14 +13,6 @@ namespace {
 
 constexpr int64_t CHUNK = 8192;  // values that one thread works on at a time
 
-struct AdamwRule {
-    float scale;         // of the gradients
-    float beta1, beta2;  // shares of the means that stay
-    float rate;          // with the correction of the gradient's mean
-    float root;          // the correction of the root of the squares' mean
-    float epsilon;
-};
-
 // The sum of squares, always added in the same order: of every 32nd value first.
 double squares(const float *__restrict gradient, int64_t count) {
     constexpr int64_t lanes = 32;
@@ -38,9 +30,9 @@ double squares(const float *__restrict gradient, int64_t count) {
 }
 
 // Loshchilov & Hutter 2019, algorithm 2, with the decay done elsewhere.
-void step(const AdamwRule &rule, const float *__restrict gradient, float *__restrict values, float *__restrict mean,
+void step(const AdamwStep &rule, const float *__restrict gradient, float *__restrict values, float *__restrict mean,
           float *__restrict square, int64_t count) {
-    const AdamwRule own = rule;
+    const AdamwStep own = rule;  // not read again for each value, as others might change it
     const float new1 = 1.0f - own.beta1, new2 = 1.0f - own.beta2;
     for (int64_t i = 0; i < count; ++i) {
         const float g = gradient[i] * own.scale;
@@ -98,10 +90,9 @@ SCRIVEN_API int64_t scriven_sum_squares(const scriven::SumSquares *call) {
 SCRIVEN_API int64_t scriven_adamw_step(const scriven::AdamwStep *call) {
     using namespace scriven;
     const Arrays arrays{call->count, call->gradients, call->sizes};
-    const AdamwRule rule{call->scale, call->beta1, call->beta2, call->rate, call->root, call->epsilon};
     run(call->threads, [&](const Member &member) {
         arrays.each(member.share(arrays.chunks()), [&](int64_t, const float *begin, int64_t place, int64_t size) {
-            step(rule, begin, call->values + place, call->mean + place, call->square + place, size);
+            step(*call, begin, call->values + place, call->mean + place, call->square + place, size);
         });
     });
     return ok;

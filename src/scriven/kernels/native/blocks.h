@@ -180,26 +180,18 @@ void block_of(const float *weight, int64_t rows, int64_t columns, int64_t row, i
         }
 }
 
-// Right factors of x W^T: for groups of rows of a weight (rows, columns), their parts. A group's factors
-// begin `stride` values after those of the group before.
+// Right factors of x W, or with `turned` of x W^T: for groups of columns of a weight (rows, columns), or of its rows, their
+// parts. A group's factors begin `stride` values after those of the group before.
 template <class F>
-void pack_turned(const float *weight, int64_t rows, int64_t columns, Range groups, typename F::Number *to, int64_t stride) {
+void pack_weight(const float *weight, int64_t rows, int64_t columns, bool turned, Range groups, typename F::Number *to,
+                 int64_t stride) {
     alignas(64) typename F::Number block[SQUARE];
     for (int64_t group = groups.begin; group < groups.end; ++group)
-        for (int64_t part = 0; part < groups_of(columns); ++part) {
-            block_of<F>(weight, rows, columns, group * GROUP, part * GROUP, block);
-            F::turn(block, to + group * stride + part * SQUARE);
-        }
-}
-
-// Right factors of x W, likewise: for groups of columns of a weight, their parts.
-template <class F>
-void pack_straight(const float *weight, int64_t rows, int64_t columns, Range groups, typename F::Number *to, int64_t stride) {
-    alignas(64) typename F::Number block[SQUARE];
-    for (int64_t group = groups.begin; group < groups.end; ++group)
-        for (int64_t part = 0; part < groups_of(rows); ++part) {
-            block_of<F>(weight, rows, columns, part * GROUP, group * GROUP, block);
-            to_right<F>(block, to + group * stride + part * SQUARE);
+        for (int64_t part = 0; part < groups_of(turned ? columns : rows); ++part) {
+            const int64_t row = turned ? group : part, column = turned ? part : group;
+            typename F::Number *own = to + group * stride + part * SQUARE;
+            block_of<F>(weight, rows, columns, row * GROUP, column * GROUP, block);
+            turned ? F::turn(block, own) : to_right<F>(block, own);
         }
 }
 
@@ -220,6 +212,23 @@ template <class F> struct Rows {
             for (int64_t column = 0; column < columns; column += GROUP, to += SQUARE)
                 for (int64_t i = 0; i < GROUP; ++i)
                     for (int64_t v = 0; v < GROUP; v += F::width) F::store(to + i * GROUP + v, part(row + i, column + v));
+    }
+};
+
+// What products become: out (rows, columns), after a bias (columns) or null is added.
+template <class F> struct Out {
+    typename F::Number *values;
+    int64_t rows, columns;
+    const float *bias;
+
+    void put(const float *sums, int64_t row, int64_t column) const {  // (GROUP, GROUP)
+        for (int64_t at = 0; at < GROUP; at += F::width) {
+            const auto there = F::lanes_of(columns - column - at);
+            const auto first = bias ? F::load(bias + column + at, there) : F::all(0.0f);
+            for (int64_t i = 0; i < GROUP && row + i < rows; ++i)
+                F::store(values + (row + i) * columns + column + at, there,
+                         F::rounded(F::load(sums + i * GROUP + at) + first));
+        }
     }
 };
 

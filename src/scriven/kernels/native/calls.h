@@ -241,19 +241,12 @@ struct WeightGradient {
     float *sums;          // (N,) or null: the sums of all rows of dy are added to it
 };
 
-struct ProjectionForward {
-    int64_t threads, bf16, k, m, n;
+struct Projection {
+    int64_t threads, bf16, k, m, n, turned;
     const void *x;        // (K, M)
-    const float *weight;  // (N, M)
-    const float *bias;    // (N,)
+    const float *weight;  // (M, N), or with `turned` (N, M)
+    const float *bias;    // (N,) or null
     void *y;              // (K, N)
-};
-
-struct InputGradient {
-    int64_t threads, bf16, k, m, n;
-    const void *dy;       // (K, N)
-    const float *weight;  // (N, M)
-    void *dx;             // (K, M)
 };
 
 struct AddRows {

@@ -115,15 +115,17 @@ template <class F> struct Backward {
     const Sizes<F> sizes;
 
     void rows(const Number *weight, Range groups, Number *left, float *sums) const {
+        const Out<F> dy{static_cast<Number *>(call->dy), sizes.rows, sizes.inputs, nullptr};
         for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
             const Range columns = sizes.columns_of(chunk);
             for (int64_t group = groups.begin; group < groups.end; ++group) {
                 float *to = sums + (group - groups.begin) * sizes.parts() * SQUARE;
                 for (int64_t i = 0; i < GROUP; ++i) gradients(chunk, group * GROUP + i, left + i * GROUP);
-                for (int64_t part = 0; part < sizes.parts(); ++part)
+                for (int64_t part = 0; part < sizes.parts(); ++part, to += SQUARE) {
                     product<F>(left, weight + (part * sizes.columns() + columns.begin) * SQUARE,
-                               columns.end - columns.begin, to + part * SQUARE, chunk > 0);
-                if (chunk + 1 == sizes.chunks()) put(group, to);
+                               columns.end - columns.begin, to, chunk > 0);
+                    if (chunk + 1 == sizes.chunks()) dy.put(to, group * GROUP, part * GROUP);
+                }
             }
         }
     }
@@ -147,15 +149,6 @@ template <class F> struct Backward {
                 F::store(left + group * SQUARE + v, made);
             }
         if (here) values[target] = left[target / GROUP * SQUARE + target % GROUP] = F::rounded((probability - 1.0f) * dloss);
-    }
-
-    void put(int64_t group, const float *sums) const {
-        for (int64_t column = 0; column < sizes.inputs; column += F::width)
-            for (int64_t i = 0; i < sizes.rows_of(group); ++i) {
-                Number *to = static_cast<Number *>(call->dy) + (group * GROUP + i) * sizes.inputs + column;
-                const float *from = sums + column / GROUP * SQUARE + i * GROUP + column % GROUP;
-                F::store(to, F::lanes_of(sizes.inputs - column), F::rounded(F::load(from)));
-            }
     }
 };
 
@@ -191,7 +184,7 @@ SCRIVEN_API int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyFor
             bias[i] = i >= sizes.symbols ? -std::numeric_limits<float>::infinity() : call->bias ? call->bias[i] : 0.0f;
         const Forward<F> forward{call, sizes, bias, totals};
         run(threads, [&](const Member &member) {
-            pack_turned<F>(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.columns()), packed, part);
+            pack_weight<F>(call->weight, sizes.symbols, sizes.inputs, true, member.share(sizes.columns()), packed, part);
             member.wait();
             const typename F::Registers registers;
             forward.rows(packed, member.share(groups_of(sizes.rows)), left + member.index * part, sums + member.index * each);
@@ -213,7 +206,7 @@ SCRIVEN_API int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBa
         if (!packed || !left || !sums) return no_memory;
         const Backward<F> backward{call, sizes};
         run(call->threads, [&](const Member &member) {
-            pack_straight<F>(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.parts()), packed, stride);
+            pack_weight<F>(call->weight, sizes.symbols, sizes.inputs, false, member.share(sizes.parts()), packed, stride);
             member.wait();
             const typename F::Registers registers;
             const Range groups = member.share(groups_of(sizes.rows));

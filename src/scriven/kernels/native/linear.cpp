@@ -111,23 +111,6 @@ template <class F> class Gradient {
     }
 };
 
-// What products with a weight become: out (rows, columns), after a bias (columns) or null is added.
-template <class F> struct Out {
-    typename F::Number *values;
-    int64_t rows, columns;
-    const float *bias;
-
-    void put(const float *sums, int64_t row, int64_t column) const {  // (GROUP, GROUP)
-        for (int64_t at = 0; at < GROUP; at += F::width) {
-            const auto there = F::lanes_of(columns - column - at);
-            const auto first = bias ? F::load(bias + column + at, there) : F::all(0.0f);
-            for (int64_t i = 0; i < GROUP && row + i < rows; ++i)
-                F::store(values + (row + i) * columns + column + at, there,
-                         F::rounded(F::load(sums + i * GROUP + at) + first));
-        }
-    }
-};
-
 // Up to TALL groups of rows of out = x times packed right factors.
 template <class F>
 void rows_of_product(const Rows<F> &x, Range groups, const typename F::Number *right, typename F::Number *left,
@@ -146,21 +129,25 @@ void rows_of_product(const Rows<F> &x, Range groups, const typename F::Number *r
             }
 }
 
-// out = x times a weight, of which pack(groups, right, stride) makes the right factors of groups of columns.
-template <class F, class Pack> Status multiply(int64_t threads, const Rows<F> &x, const Out<F> &out, Pack &&pack) {
-    const int64_t parts = groups_of(x.columns), wide = groups_of(out.columns), rows = groups_of(x.rows);
-    threads = smaller_of(threads, rows ? rows : 1);
-    const Buffer<typename F::Number> right(wide * parts * SQUARE), left(threads * TALL * parts * SQUARE);
+// y = x times a weight.
+template <class F> Status project(const Projection *call) {
+    const int64_t m = call->m, n = call->n;
+    const Rows<F> x{static_cast<const typename F::Number *>(call->x), call->k, m, nullptr};
+    const Out<F> y{static_cast<typename F::Number *>(call->y), call->k, n, call->bias};
+    const int64_t parts = groups_of(m), wide = groups_of(n), rows = groups_of(call->k);
+    const int64_t threads = smaller_of(call->threads, rows ? rows : 1), tall = TALL * parts * SQUARE;
+    const Buffer<typename F::Number> right(wide * parts * SQUARE), left(threads * tall);
     const Buffer<float> sums(threads * TALL * wide * SQUARE);
     if (!right || !left || !sums) return no_memory;
     run(threads, [&](const Member &member) {
-        pack(member.share(wide), right, parts * SQUARE);
+        pack_weight<F>(call->weight, call->turned ? n : m, call->turned ? m : n, call->turned, member.share(wide), right,
+                       parts * SQUARE);
         member.wait();
         const typename F::Registers registers;
         const Range own = member.share(rows);
         for (int64_t begin = own.begin; begin < own.end; begin += TALL)
-            rows_of_product<F>(x, {begin, smaller_of(begin + TALL, own.end)}, right,
-                               left + member.index * TALL * parts * SQUARE, sums + member.index * TALL * wide * SQUARE, out);
+            rows_of_product<F>(x, {begin, smaller_of(begin + TALL, own.end)}, right, left + member.index * tall,
+                               sums + member.index * TALL * wide * SQUARE, y);
     });
     return ok;
 }
@@ -196,36 +183,11 @@ SCRIVEN_API int64_t scriven_weight_gradient(const scriven::WeightGradient *call)
     });
 }
 
-// y (K, N) = x (K, M) times weight (N, M) turned, fp32 but rounded to the format of x, plus bias (N).
-SCRIVEN_API int64_t scriven_projection_forward(const scriven::ProjectionForward *call) {
+// y (K, N) = x (K, M) times weight (M, N), or with `turned` (N, M) turned, fp32 but rounded to the format of x, plus bias (N).
+SCRIVEN_API int64_t scriven_projection(const scriven::Projection *call) {
     using namespace scriven;
-    const int64_t k = call->k, m = call->m, n = call->n;
-    if (!possible(call->threads, k, m, n)) return bad_argument;
-    return in_format(call->bf16, [&](auto format) {
-        using F = decltype(format);
-        using Number = typename F::Number;
-        const Rows<F> x{static_cast<const Number *>(call->x), k, m, nullptr};
-        const Out<F> y{static_cast<Number *>(call->y), k, n, call->bias};
-        return multiply<F>(call->threads, x, y, [&](Range groups, Number *right, int64_t stride) {
-            pack_turned<F>(call->weight, n, m, groups, right, stride);
-        });
-    });
-}
-
-// dx (K, M) = dy (K, N) times weight (N, M), fp32 but rounded to the format of dy.
-SCRIVEN_API int64_t scriven_input_gradient(const scriven::InputGradient *call) {
-    using namespace scriven;
-    const int64_t k = call->k, m = call->m, n = call->n;
-    if (!possible(call->threads, k, m, n)) return bad_argument;
-    return in_format(call->bf16, [&](auto format) {
-        using F = decltype(format);
-        using Number = typename F::Number;
-        const Rows<F> dy{static_cast<const Number *>(call->dy), k, n, nullptr};
-        const Out<F> dx{static_cast<Number *>(call->dx), k, m, nullptr};
-        return multiply<F>(call->threads, dy, dx, [&](Range groups, Number *right, int64_t stride) {
-            pack_straight<F>(call->weight, n, m, groups, right, stride);
-        });
-    });
+    if (!possible(call->threads, call->k, call->m, call->n)) return bad_argument;
+    return in_format(call->bf16, [&](auto format) { return project<decltype(format)>(call); });
 }
 
 SCRIVEN_API int64_t scriven_add_rows(const scriven::AddRows *call) {

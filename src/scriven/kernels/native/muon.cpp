@@ -5,7 +5,6 @@
 // itself is multiplied a few times only. Where there are as many matrices as threads, each is one thread's; else all threads
 // share one. Each block is made by one thread in one order either way: the results are the same bits.
 #include <cmath>
-#include <new>
 
 #include "blocks.h"
 #include "calls.h"
@@ -16,13 +15,6 @@ namespace {
 constexpr int64_t DEPTH = 512 / GROUP;  // groups of rows of X whose products are made together
 constexpr int64_t BAND = LANES / GROUP;  // groups of rows whose squares are summed together
 constexpr double TOO_LARGE = 1e18;  // a norm whose square fp32 does not hold
-
-struct Rule {
-    float scale, momentum, epsilon;  // of the gradients; the share that stays; what is added to the norm
-    float a, b, c;                   // P = aI + bA + cA^2
-    int64_t turns;                   // how often A is made anew
-    const int64_t *steps;            // that are taken with it each time
-};
 
 struct Sizes {
     int64_t rows, columns;  // of the matrix
@@ -37,12 +29,6 @@ struct Sizes {
         for (int64_t i = 0; i < parts(); ++i) count += parts() - i / BAND * BAND;
         return count;
     }
-};
-
-template <class F> struct Matrix {
-    const float *gradient;
-    float *momentum;
-    typename F::Number *update;  // null where only the momentum is wanted
 };
 
 // A symmetric matrix of blocks: [i][k] as left factors, and [j][k] as right ones, which hold block (k, j).
@@ -124,29 +110,31 @@ template <class F> class Work {
     using Number = typename F::Number;
     using Values = typename F::Values;
 
-    Work(const Rule &rule, const Sizes &sizes, const Matrix<F> &matrix, const Room<F> &room, const Member &member)
-        : rule_(rule), sizes_(sizes), matrix_(matrix), room_(room), member_(member), parts_(sizes.parts()) {}
+    Work(const MuonUpdate &call, const Sizes &sizes, int64_t number, const Room<F> &room, const Member &member)
+        : call_(call), sizes_(sizes), gradient_(call.gradients[number]), momentum_(call.momenta[number]),
+          update_(static_cast<Number *>(call.updates[number])), room_(room), member_(member), parts_(sizes.parts()) {}
 
     void update() {
         move();
-        if (!matrix_.update) return;
+        if (!update_) return;
         member_.wait();
         const double norm = this->norm();
         if (!(norm < TOO_LARGE)) return give_nothing();
         const typename F::Registers registers;
-        float scale = 1.0f / (static_cast<float>(norm) + rule_.epsilon);  // X is divided by its norm in its products
-        for (int64_t turn = 0; turn < rule_.turns; ++turn, scale = 1.0f) {
+        float scale = 1.0f / (static_cast<float>(norm) + call_.epsilon);  // X is divided by its norm in its products
+        for (int64_t turn = 0; turn < call_.turns; ++turn, scale = 1.0f) {
             multiply(scale * scale);
-            const Symmetric<F> factor = polynomials(rule_.steps[turn]);
-            turn + 1 < rule_.turns ? advance(factor, scale) : finish(factor, scale);
+            advance(polynomials(call_.steps[turn]), scale, turn + 1 == call_.turns);
             member_.wait();
         }
     }
 
   private:
-    const Rule &rule_;
+    const MuonUpdate &call_;  // P = aI + bA + cA^2
     const Sizes &sizes_;
-    const Matrix<F> &matrix_;
+    const float *const gradient_;
+    float *const momentum_;
+    Number *const update_;  // null where only the momentum is wanted
     const Room<F> &room_;
     const Member &member_;
     const int64_t parts_;
@@ -164,15 +152,15 @@ template <class F> class Work {
 
     // The same for LANES x LANES values of the matrix. The order of sums is the same for blocks of any size.
     void move(int64_t down, int64_t across, Lanes<F> &squares) const {
-        const Values fresh = F::all(rule_.scale * (1.0f - rule_.momentum)), stays = F::all(rule_.momentum);
+        const Values fresh = F::all(call_.scale * (1.0f - call_.momentum)), stays = F::all(call_.momentum);
         alignas(64) Number blocks[BAND * BAND][SQUARE];
         for (int64_t i = 0; i < LANES; ++i)
             for (int64_t j = 0; j < LANES; j += F::width) {
                 const int64_t row = down * LANES + i, column = across * LANES + j, at = row * sizes_.columns + column;
                 const auto lanes = F::lanes_of(row < sizes_.rows ? sizes_.columns - column : 0);
-                const Values news = F::load(matrix_.gradient + at, lanes) * fresh;
-                const Values moved = fused(F::load(matrix_.momentum + at, lanes), stays, news);
-                F::store(matrix_.momentum + at, lanes, moved);
+                const Values news = F::load(gradient_ + at, lanes) * fresh;
+                const Values moved = fused(F::load(momentum_ + at, lanes), stays, news);
+                F::store(momentum_ + at, lanes, moved);
                 const Values value = fused(moved, stays, news);
                 squares[j] = fused(value, value, squares[j]);
                 F::store(blocks[i / GROUP * BAND + j / GROUP] + i % GROUP * GROUP + j % GROUP, F::rounded(value));
@@ -197,8 +185,7 @@ template <class F> class Work {
 
     void give_nothing() const {
         const Range rows = member_.share(sizes_.rows);
-        std::memset(matrix_.update + rows.begin * sizes_.columns, 0,
-                    (rows.end - rows.begin) * sizes_.columns * sizeof(Number));
+        std::memset(update_ + rows.begin * sizes_.columns, 0, (rows.end - rows.begin) * sizes_.columns * sizeof(Number));
     }
 
     // A = X'X times `scale`, a panel of X's rows after the other.
@@ -252,8 +239,8 @@ template <class F> class Work {
             alignas(64) float values[SQUARE];
             const Number *first = gram.left + (i * parts_ + j) * SQUARE;
             for (int64_t at = 0; at < SQUARE; at += F::width)
-                F::store(values + at, fused(F::load(sums + at), F::all(rule_.c), F::load(first + at) * F::all(rule_.b)));
-            for (int64_t row = 0; i == j && row < GROUP; ++row) values[row * GROUP + row] += rule_.a;
+                F::store(values + at, fused(F::load(sums + at), F::all(call_.c), F::load(first + at) * F::all(call_.b)));
+            for (int64_t row = 0; i == j && row < GROUP; ++row) values[row * GROUP + row] += call_.a;
             round_block<F>(values, 1.0f, block);
         });
     }
@@ -277,87 +264,61 @@ template <class F> class Work {
         member_.wait();
     }
 
-    // X <- X times the factor and `scale`, in its place.
-    void advance(const Symmetric<F> &factor, float scale) const {
+    // X <- X times the factor and `scale`, in its place; or the `last` time, the update.
+    void advance(const Symmetric<F> &factor, float scale, bool last) const {
         Number *made = room_.rows + member_.index * parts_ * SQUARE;
-        by_rows(factor, scale, made, [&](int64_t down) {
-            std::memcpy(room_.x + down * parts_ * SQUARE, made, parts_ * SQUARE * sizeof(Number));
-        });
-    }
-
-    // The update: X times the factor and `scale`.
-    void finish(const Symmetric<F> &factor, float scale) const {
-        Number *made = room_.rows + member_.index * parts_ * SQUARE;
-        by_rows(factor, scale, made, [&](int64_t down) {
-            for (int64_t part = 0; part < parts_; ++part) {
-                const Number *block = made + part * SQUARE;
-                if (sizes_.tall()) {
-                    give(block, down, part);
-                    continue;
-                }
-                alignas(64) Number turned[SQUARE];
-                turn_block<F>(block, turned);
-                give(turned, part, down);
-            }
-        });
-    }
-
-    // Calls work(down) for this member's groups of X's rows, when `made` has their blocks times the factor and `scale`.
-    template <class Function>
-    void by_rows(const Symmetric<F> &factor, float scale, Number *made, Function &&work) const {
         const Range downs = member_.share(sizes_.downs());
         for (int64_t down = downs.begin; down < downs.end; ++down) {
+            Number *own = room_.x + down * parts_ * SQUARE;
             for (int64_t part = 0; part < parts_; ++part) {
                 alignas(64) float sums[SQUARE];
-                product<F>(room_.x + down * parts_ * SQUARE, factor.right + part * parts_ * SQUARE, parts_, sums, false);
+                product<F>(own, factor.right + part * parts_ * SQUARE, parts_, sums, false);
                 round_block<F>(sums, scale, made + part * SQUARE);
+                if (last) give(made + part * SQUARE, down, part);
             }
-            work(down);
+            if (!last) std::memcpy(own, made, parts_ * SQUARE * sizeof(Number));
         }
     }
 
+    // A block of X times its factor as one of the update.
     void give(const Number *block, int64_t down, int64_t part) const {
+        alignas(64) Number turned[SQUARE];
+        if (!sizes_.tall()) {
+            turn_block<F>(block, turned);
+            block = turned;
+            std::swap(down, part);
+        }
         for (int64_t i = 0; i < GROUP && down * GROUP + i < sizes_.rows; ++i)
             for (int64_t at = 0; at < GROUP; at += F::width) {
                 const int64_t column = part * GROUP + at;
                 const auto lanes = F::lanes_of(sizes_.columns - column);
-                F::store(matrix_.update + (down * GROUP + i) * sizes_.columns + column, lanes,
+                F::store(update_ + (down * GROUP + i) * sizes_.columns + column, lanes,
                          F::packed(block + i * GROUP + at, lanes));
             }
     }
 };
 
-// Some matrices of one size: as many as go into the members evenly are each one member's, the others are all members'.
-template <class F>
-void update(const Rule &rule, const Sizes &sizes, int64_t count, const Matrix<F> *matrices, const Room<F> *rooms,
-            const Member &member) {
-    const Member alone{0, 1, nullptr};
-    const int64_t single = count / member.count * member.count;
-    for (int64_t i = member.index; i < single; i += member.count)
-        Work<F>(rule, sizes, matrices[i], rooms[member.index], alone).update();
-    for (int64_t i = single; i < count; ++i) {
-        member.wait();
-        Work<F>(rule, sizes, matrices[i], rooms[0], member).update();
-    }
-}
-
+// Matrices of one size: as many as go into the members evenly are each one member's, the others are all members'.
 template <class F> Status update(const MuonUpdate *call) {
-    const int64_t threads = call->threads, count = call->count;
-    const Rule rule{call->scale, call->momentum, call->epsilon, call->a, call->b, call->c, call->turns, call->steps};
+    const int64_t threads = call->threads, count = call->count, rooms = smaller_of(count, threads);
     const Sizes sizes{call->rows, call->columns};
-    const int64_t each = Room<F>::values(sizes, threads), sums = sizes.uppers() * SQUARE;
-    const int64_t rooms = smaller_of(count, threads);
+    const int64_t each = Room<F>::values(sizes, threads), blocks = sizes.uppers() * SQUARE, bands = sizes.bands();
     const Buffer<typename F::Number> values(rooms * each);
-    const Buffer<float> all_sums(rooms * sums);
-    const Buffer<double> squares(rooms * sizes.bands());
-    const Buffer<Room<F>> own(rooms);
-    const Buffer<Matrix<F>> matrices(count);
-    if (!values || !all_sums || !squares || !own || !matrices) return no_memory;
-    for (int64_t i = 0; i < rooms; ++i)
-        new (own + i) Room<F>(sizes, threads, values + i * each, all_sums + i * sums, squares + i * sizes.bands());
-    for (int64_t i = 0; i < count; ++i)
-        matrices[i] = {call->gradients[i], call->momenta[i], static_cast<typename F::Number *>(call->updates[i])};
-    run(threads, [&](const Member &member) { update<F>(rule, sizes, count, matrices, own, member); });
+    const Buffer<float> sums(rooms * blocks);
+    const Buffer<double> squares(rooms * bands);
+    if (!values || !sums || !squares) return no_memory;
+    run(threads, [&](const Member &member) {
+        const auto work = [&](int64_t number, int64_t place, const Member &team) {
+            const Room<F> room(sizes, threads, values + place * each, sums + place * blocks, squares + place * bands);
+            Work<F>(*call, sizes, number, room, team).update();
+        };
+        const int64_t single = count / member.count * member.count;
+        for (int64_t i = member.index; i < single; i += member.count) work(i, member.index, Member{0, 1, nullptr});
+        for (int64_t i = single; i < count; ++i) {
+            member.wait();
+            work(i, 0, member);
+        }
+    });
     return ok;
 }
 

@@ -2,7 +2,7 @@
 //
 // The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by
 // one product, or in a table with a row a symbol. A team of threads shares the rows, where there are enough of them and a
-// product takes as few as there are (Grid), and goes through all steps without waiting. Otherwise it shares the groups
+// product takes as few as there are, and goes through all steps without waiting. Otherwise it shares the groups
 // of cells, so that each keeps its part of the packed weights in its own cache; they meet after every step then, since
 // a product needs the whole state. 64 rows are worked on at a time, so that what they need stays in the cache as well.
 // The cells of one group are computed during or after the products of the next one.
@@ -15,6 +15,7 @@ namespace scriven {
 namespace {
 
 constexpr int64_t ROWS = 64;  // worked on at a time
+constexpr int64_t FEWEST = 2;  // rows of a member, where a team shares them
 constexpr int64_t AHEAD = 4;  // rows between the one that is written and the one that is fetched for it
 
 struct Shape {
@@ -68,37 +69,6 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
         pending.finish();
     }
 }
-
-// How a team shares a pass: by rows where each member then has enough of them, else by groups of cells.
-struct Grid {
-    static constexpr int64_t enough = 2;
-    int64_t members;
-    bool by_rows;
-
-    Grid(bool tiles, int64_t threads, int64_t rows, int64_t groups)  // tiles take a whole group of rows
-        : members(threads), by_rows(!tiles && threads > 1 && rows >= enough * threads) {
-        if (!by_rows) members = smaller_of(threads, groups);
-    }
-    // The rows of a member, and the member alone with them or in the team for all.
-    Range rows_of(const Member &member, int64_t rows) const { return by_rows ? member.share(rows) : Range{0, rows}; }
-    Member team_of(const Member &member) const { return by_rows ? Member{0, 1, nullptr} : member; }
-};
-
-// What both passes hold: the left factors of this step and of the next one, and what goes from step to step, of each set
-// of rows.
-template <class Number> struct Scratch {
-    Scratch(int64_t groups, int64_t products, int64_t parts, const Grid &grid)
-        : sets(grid.by_rows ? grid.members : 1), each_left(2 * ROWS / GROUP * parts * SQUARE),
-          each_carry(ROWS * groups * GROUP), left(sets * each_left), carry(sets * each_carry),
-          sums(grid.members * 2 * products * SQUARE), right(groups * products * parts * SQUARE) {
-        if (left) std::memset(left, 0, sizeof(Number) * static_cast<size_t>(sets * each_left));  // no cells, no numbers
-    }
-    bool made() const { return left && carry && sums && right; }
-    int64_t sets, each_left, each_carry;
-    Buffer<Number> left;
-    Buffer<float> carry, sums;  // carry: (groups, ROWS, GROUP)
-    Buffer<Number> right;
-};
 
 template <class F> struct Common {
     using Number = typename F::Number;
@@ -326,10 +296,10 @@ void pack_weights(const RecurrentForward *call, int64_t gates, Shape shape, Rang
     const int64_t from_state = shape.groups() * SQUARE, one = from_state + groups_of(shape.inputs) * SQUARE;
     for (int64_t gate = 0; gate < gates; ++gate, right += one) {
         const int64_t row = gate * shape.cells;
-        pack_turned<F>(call->weight + row * shape.cells, shape.cells, shape.cells, groups, right, gates * one);
+        pack_weight<F>(call->weight + row * shape.cells, shape.cells, shape.cells, true, groups, right, gates * one);
         if (call->x)
-            pack_turned<F>(call->weight_x + row * shape.inputs, shape.cells, shape.inputs, groups, right + from_state,
-                           gates * one);
+            pack_weight<F>(call->weight_x + row * shape.inputs, shape.cells, shape.inputs, true, groups,
+                           right + from_state, gates * one);
     }
 }
 
@@ -338,32 +308,38 @@ template <class F>
 void pack_weights(const RecurrentBackward *call, int64_t gates, Shape shape, Range groups, typename F::Number *right) {
     const int64_t cells = shape.cells, square = shape.groups() * SQUARE;
     for (int64_t gate = 0; gate < gates; ++gate)
-        pack_straight<F>(call->weight + gate * cells * cells, cells, cells, groups, right + gate * square, gates * square);
+        pack_weight<F>(call->weight + gate * cells * cells, cells, cells, false, groups, right + gate * square,
+                       gates * square);
 }
 
-// All rows and steps of a pass, shared among threads. `parts` are those of a left factor.
+// All rows and steps of a pass, shared among threads. `parts` are those of a left factor. There are two sets of left
+// factors, of this step and of the next one, and one of what goes from step to step; of these, one for each member that has
+// rows of its own, or one for all.
 template <class F, class Pass, class Call>
 Status pass_over(const Call *call, Shape shape, int64_t steps, int64_t parts) {
     const int64_t groups = shape.groups();
-    const Grid grid(F::tiles, call->threads, shape.rows, groups);
-    const Scratch<typename F::Number> scratch(groups, Pass::products, parts, grid);
-    if (!scratch.made()) return no_memory;
-    run(grid.members, [&](const Member &member) {
+    const bool by_rows = !F::tiles && call->threads > 1 && shape.rows >= FEWEST * call->threads;  // tiles take whole groups
+    const int64_t members = by_rows ? call->threads : smaller_of(call->threads, groups), sets = by_rows ? members : 1;
+    const int64_t each_left = 2 * ROWS / GROUP * parts * SQUARE, each_carry = ROWS * groups * GROUP;
+    const int64_t each_sums = 2 * Pass::products * SQUARE;
+    const Buffer<typename F::Number> left(sets * each_left), right(groups * Pass::products * parts * SQUARE);
+    const Buffer<float> carry(sets * each_carry), sums(members * each_sums);  // carry: (groups, ROWS, GROUP)
+    if (!left || !right || !carry || !sums) return no_memory;
+    std::memset(left, 0, sizeof(typename F::Number) * static_cast<size_t>(sets * each_left));  // no cells, no numbers
+    run(members, [&](const Member &member) {
         const typename F::Registers registers;
-        pack_weights<F>(call, Pass::Cell::gates, shape, member.share(groups), scratch.right);
-        if (scratch.sets > 1) member.wait();
-        const Member team = grid.team_of(member);
-        const Range all_rows = grid.rows_of(member, shape.rows), own = team.share(groups);
-        const int64_t set = scratch.sets > 1 ? member.index : 0;
+        pack_weights<F>(call, Pass::Cell::gates, shape, member.share(groups), right);
+        if (by_rows) member.wait();
+        const Member team = by_rows ? Member{0, 1, nullptr} : member;
+        const Range all_rows = by_rows ? member.share(shape.rows) : Range{0, shape.rows}, own = team.share(groups);
+        const int64_t set = by_rows ? member.index : 0;
         for (int64_t first = all_rows.begin; first < all_rows.end; first += ROWS) {
             const int64_t rows = smaller_of(all_rows.end - first, ROWS);
-            const Pass pass{{shape, call->fresh, first, parts, scratch.left + set * scratch.each_left,
-                             scratch.carry + set * scratch.each_carry, scratch.right},
-                            call};
+            const Pass pass{{shape, call->fresh, first, parts, left + set * each_left, carry + set * each_carry, right}, call};
             if (first) team.wait();  // until nobody reads the left factors of the rows before
             for (int64_t row = 0; row < rows; ++row) pass.start(row, own);
             pass.read(0, rows, team);
-            sweep<F>(pass, team, steps, own, rows, scratch.sums + member.index * 2 * Pass::products * SQUARE);
+            sweep<F>(pass, team, steps, own, rows, sums + member.index * each_sums);
         }
     });
     return ok;
