@@ -297,7 +297,8 @@ def choose(model: Model, gap: Gap, made: Candidates, draws: int, random: np.rand
     shares = np.exp(weights - total)
     place = int(random.choice(len(shares), p=shares / shares.sum()))
     least, _ = bounds(model, gap, total, draws)
-    return made.texts[place], least, math.nan, float(1 / (shares**2).sum())
+    of_draws = shares.reshape(-1, draws).sum(0)  # each draw has the weight of all its lengths
+    return made.texts[place], least, math.nan, float(1 / (of_draws**2).sum())
 
 
 if __name__ == "__main__":
