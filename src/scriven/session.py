@@ -186,11 +186,14 @@ class Model:
         return self.ends_texts if until_end is None else until_end
 
     def encode(self, text: str) -> Ids:
-        """Returns the ids (symbols,) of a text, int64. Ids from `vocabulary.size` on are unknown symbols."""
+        """Returns the ids (symbols,) of a text, int64. Ids from `vocabulary.size` on are unknown symbols.
+
+        Those of unknown tokens hold in this process alone.
+        """
         return self.vocabulary.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """Returns the text of ids (symbols,); `decode(encode(text))` is `text`.
+        """Returns the text of ids (symbols,); `decode(encode(text))` is `text`, for tokens in plain form.
 
         Raises UsageError if `ids` are not ids of the vocabulary.
         """
