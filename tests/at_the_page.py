@@ -20,7 +20,7 @@ def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
 
 def set_dials(page: Page, **values: float) -> None:
     """Sets dials by the names of the API; on a small screen, behind Settings."""
-    settings, more = page.locator("#write-settings"), page.locator("#write-sampling details")
+    settings, more = page.locator("#write-settings"), page.locator("#write-sampling details:not(#write-rules)")
     hidden = settings.is_visible()
     if hidden:
         settings.click()

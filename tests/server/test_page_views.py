@@ -403,3 +403,95 @@ def test_before_it_is_asked_compare_shows_how_the_models_write(page: Page, addre
     page.select_option("#compare-right", "bytes")
     text = complete(address, model="bytes", prompt="", max_tokens=240, seed=1)
     expect(page.locator("#compare-right-text .ahead")).to_have_text(text, use_inner_text=False)
+
+
+# --- words and lines
+
+WORDS = "a tiny text, so it\nlasts\n\nשָׁלוֹם עוֹלָם e\u0301te\u0301 👩\u200d🚀 end"
+
+
+def read_by(page: Page, by: str, text: str, model: str = "left") -> None:
+    """Reads a text that is coloured by characters, words or lines."""
+    page.evaluate("by => localStorage.setItem('scriven-read-by', JSON.stringify(by))", by)
+    page.reload()
+    page.select_option("#model", model)
+    page.click("#tab-read")
+    expect(page.locator("#read-by")).to_have_value(by)
+    page.evaluate("text => (document.getElementById('read-source').value = text)", text)
+    page.click("#read-go")
+    expect(page.locator("#read-edit")).to_be_visible(timeout=60_000)
+    expect(page.locator("#read-places li").first).to_be_visible()
+
+
+def units(page: Page) -> list[str]:
+    """What is coloured as one, on all rows."""
+    return page.locator("#read-text .row span:not(.cost)").all_text_contents()
+
+
+@pytest.mark.parametrize("name", ["left", "lines", "bytes"])
+def test_words_have_the_bits_of_the_command_line(page: Page, served_runs: dict[str, Path], name: str) -> None:
+    read_by(page, "words", WORDS, model=name)
+    rows = [row for row in load(served_runs[name]).score_units(WORDS) if row["characters"]]
+    most = sorted(rows, key=lambda row: -row["bits"])
+    shown = page.locator("#read-places li")
+    expect(shown).to_have_count(len(rows))
+    found = [(each.locator("mark").text_content(), each.locator(".share").text_content()) for each in shown.all()]
+    expected = [(row["text"].strip() or "↵", f"{row['bits']:.1f} bits") for row in most]
+    assert sorted(found) == sorted((text or "", bits) for text, bits in expected)
+    assert found[0] == expected[0]
+    expect(page.locator("#read-key")).to_have_attribute("aria-label", "Colours for bits per word, from pale to dark")
+
+
+def test_no_word_or_mark_is_cut(page: Page) -> None:
+    for by in ("words", "characters"):
+        read_by(page, by, WORDS)
+        pieces = units(page)
+        assert not any(re.match("[\u0300-\u036f\u0591-\u05c7\u200d]", piece) for piece in pieces)
+        assert not any(piece.endswith("\u200d") for piece in pieces)
+        if by == "words":
+            assert any("שָׁלוֹם" in piece for piece in pieces)
+            assert any("e\u0301te\u0301" in piece for piece in pieces)
+
+
+def test_a_word_is_told_of_in_its_place_in_the_list_and_with_its_alternatives(
+    page: Page, served_runs: dict[str, Path]
+) -> None:
+    read(page, "a tiny text ends")
+    page.select_option("#read-by", "words")
+    expect(page.locator("#read-places li")).to_have_count(4)
+    rows = {row["text"].strip(): row["bits"] for row in load(served_runs["left"]).score_units("a tiny text ends")}
+    page.focus("#read-text")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#read-text .here")).to_have_text("tiny ")
+    expect(page.locator("#read-note")).to_contain_text(f"“tiny”: {rows['tiny']:.1f} bits.")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#read-text .here")).to_have_text("tiny ")
+    page.keyboard.press("Enter")
+    alternatives(page)
+    expect(page.locator("#alternatives-hint")).to_contain_text(f"“tiny”: {rows['tiny']:.1f} bits.")
+    page.keyboard.press("Escape")
+    page.locator("#read-places button").first.click()
+    worst = max(rows, key=lambda text: rows[text])
+    expect(page.locator("#read-text .here")).to_have_text(re.compile(f"^{worst} ?$"))
+    page.reload()
+    page.click("#tab-read")
+    expect(page.locator("#read-by")).to_have_value("words")
+
+
+def test_a_line_is_coloured_as_a_whole(page: Page, served_runs: dict[str, Path]) -> None:
+    read_by(page, "lines", "a tiny text.\nqqqq zzz\n\nits end")
+    rows = load(served_runs["left"]).score_units("a tiny text.\nqqqq zzz\n\nits end", by="line")
+    shares = page.locator("#read-places .share").all_text_contents()
+    assert shares == [f"{bits:.2f} bits" for bits in sorted((row["bits_per_char"] for row in rows), reverse=True)]
+    page.locator("#read-places button").first.click()
+    expect(page.locator("#read-note")).to_contain_text("bits per character.")
+    assert len(units(page)) == 4
+
+
+def test_words_of_a_long_text_are_not_cut_by_the_pieces_that_are_sent(page: Page) -> None:
+    text = ("a tiny text that is long  enough " * 1300).strip()
+    read_by(page, "words", text)
+    marks = {each.strip() for each in page.locator("#read-places mark").all_text_contents()}
+    assert marks <= {"a", "tiny", "text", "that", "is", "long", "enough"}

@@ -6,6 +6,9 @@ const { header, arrays } = globalThis.scriven;
 const model = new Model(header, arrays);
 const SEEDS = 2 ** 31;
 
+/** Rules, words and the training text are a server's. */
+export const HAS_SERVER = false;
+
 /** The name of the only model. */
 export const modelNames = async () => [header.name];
 

@@ -8,11 +8,14 @@ const encode = encodeURIComponent;
 let askForToken = async () => null;
 let token = load(KEY, "session");
 
-/** An error answer of the server, with the server's own message. */
+/** Whether a server answers, which knows rules, words and the training text. */
+export const HAS_SERVER = true;
+
+/** An error answer of the server, with the server's own message, and the field that it is about. */
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, { message, param }) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, param });
   }
 }
 
@@ -51,9 +54,9 @@ async function call(path, options = {}) {
 async function reason(response) {
   const words = await response.text();
   try {
-    return JSON.parse(words).error.message;
+    return JSON.parse(words).error;
   } catch {
-    return `the server answered with status ${response.status}`;
+    return { message: `the server answered with status ${response.status}` };
   }
 }
 
@@ -83,10 +86,13 @@ export async function* readEvents(response) {
     const words = line.slice(5).trim();
     if (words === "[DONE]") return;
     const value = JSON.parse(words);
-    if (value.error) throw new ApiError(response.status, value.error.message);
+    if (value.error) throw new ApiError(response.status, value.error);
     yield value;
   }
 }
+
+/** What of a text is copied from the training text: see POST /novelty of the API. */
+export const novelty = (model, text, signal) => postJson("novelty", { model, text }, { signal });
 
 /** The names of the models that the server offers. */
 export async function modelNames() {
@@ -160,27 +166,32 @@ export const stopTraining = (name) => call(`trainings/${encode(name)}`, { method
 /**
  * Yields the surprisals in nats of all characters (or bytes) of a text, in consecutive lists. A browser reads no response
  * before it has sent the whole request, so a long text is sent in pieces. A piece starts from the state after the one
- * before, unless a document ended between them. `separator` is the text that ends a document, or "".
+ * before, unless a document ended between them. `separator` is the text that ends a document, or "". With `units`, it
+ * yields the columns of words instead.
  */
-export async function* score(model, text, separator, signal) {
+export async function* score(model, text, separator, signal, units = {}) {
   let state = "";
   for (let start = 0; start < text.length; ) {
     const end = pieceEnd(text, start + PIECE);
     const continues = end < text.length && !(separator && text.startsWith(separator, end - separator.length));
-    const fields = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: continues };
+    const fields = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: continues, ...units };
     const answer = await postJson("score", fields, { signal });
     if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would expire later anyway
-    yield answer.surprisal;
+    yield answer.units ?? answer.surprisal;
     if (continues && !answer.state) throw new Error("The server loaded a newer checkpoint in the meantime. Please read the text again.");
     state = answer.state ?? "";
     start = end;
   }
 }
 
-/** The end of the next piece: after a line end if there is one near, so that no separator of documents is split. */
+/** The words of a text; see `score`. */
+export const scoreWords = (model, text, separator, signal) => score(model, text, separator, signal, { by: "word", columns: ["characters", "bits"] });
+
+/** The end of the next piece: after a line end if there is one near, so that no separator of documents is split, or after a word. */
 function pieceEnd(text, most) {
   if (most >= text.length) return text.length;
-  const line = text.lastIndexOf("\n", most) + 1;
-  if (line > most - PIECE / 2) return line;
+  const [first, near] = [most - PIECE / 2, text.slice(most - PIECE / 2, most + 1)];
+  const found = /^[^]*\n(?=\S)/.exec(near) ?? /^[^]*\s(?=\S)/.exec(near);
+  if (found) return first + found[0].length;
   return /[\ud800-\udbff]/.test(text[most - 1]) ? most - 1 : most;
 }

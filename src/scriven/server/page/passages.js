@@ -56,4 +56,8 @@ export const nextCharacter = (text, place) => Math.min(text.length, place + (tex
 /** The start of the character before. */
 export const previousCharacter = (text, place) => Math.max(0, startOfCharacter(text, place - 1));
 
+/** Whether what stands at `place` is drawn as one with the character before it: a combining mark, or what a joiner joins. */
+export const isMark = (text, place) =>
+  text.charCodeAt(place) >= 0x300 && (text[place - 1] === "\u200d" || /^[\p{M}\p{Emoji_Modifier}\u200d]/u.test(text.slice(place, place + 2)));
+
 const isLow = (text, place) => place > 0 && /[\ud800-\udbff][\udc00-\udfff]/.test(text.slice(place - 1, place + 1));

@@ -1,9 +1,10 @@
-/** Links that hold a start, a model, a seed and dials, after the # of the address, which browsers send to no server. */
+/** Links that hold a start, a model, a seed, dials and rules, after the # of the address, which browsers send to no server. */
 
+import { RULE_NAMES } from "./rules.js";
 import { CONTROLS, LARGEST_SEED } from "./sampling_controls.js";
 
 const BOUNDS = { ...CONTROLS, seed: { min: 0, max: LARGEST_SEED, step: 1 } };
-const WORDS = ["prompt", "model", "ignore_eos"];
+const WORDS = ["prompt", "model", "ignore_eos", ...RULE_NAMES];
 
 /** The link to what a model writes with these fields of POST /v1/completions. */
 export function linkTo(fields) {

@@ -1,4 +1,4 @@
-/** Read: shows how surprising a text is to the model, character by character and line by line. */
+/** Read: shows how surprising a text is to the model, by character, word or line. */
 
 import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
@@ -6,15 +6,20 @@ import { approximate, byId, errorText, hide, inline, make, nameCharacter, nextFr
 import { showExamples } from "./examples.js";
 import { unitAt } from "./hit_test.js";
 import { LineOrder, ORDERS } from "./line_order.js";
-import { nextCharacter, previousCharacter, startOfCharacter } from "./passages.js";
+import { isMark, nextCharacter, previousCharacter, startOfCharacter } from "./passages.js";
 import { levelNames, levelOf, ScoredText } from "./scored_text.js";
+import { load, store } from "./storage.js";
 import { lineEndWarning, openText } from "./text_checks.js";
 import { VirtualRows } from "./virtual_rows.js";
+import { Words } from "./words.js";
 
 const CONTEXT = 22; // UTF-16 code units shown on both sides of a surprising place
 const BEFORE = 20_000; // UTF-16 code units of the text before a place that decide its alternatives
 const CHANGES = "Choose one to put it there. The text is then read again.";
 const CHARACTERS = 0x110000; // of Unicode
+const BY = "scriven-read-by"; // key of what the browser keeps
+/** What a text is coloured by, and what the key's numbers are. */
+const KEYS = { characters: "bits per character", words: "bits per word", lines: "bits per character of a line" };
 
 const part = (name) => byId(`read-${name}`);
 const [source, pane] = [part("source"), part("text")];
@@ -23,6 +28,9 @@ let scored = null; // the text and its surprisals
 let busy = null; // the controller of the text that is being scored
 let order = null; // of the lines
 let chosen = -1; // the place that was picked, from the list or in the text
+
+/** What the text is coloured by. The words of a model of tokens are its tokens, which it scores as it does characters. */
+const by = () => (part("by").value === "words" && scored?.byTokens ? "characters" : part("by").value);
 
 export function start(theApp) {
   app = theApp;
@@ -41,9 +49,13 @@ export function start(theApp) {
   part("order").replaceChildren(...Object.keys(ORDERS).map(option));
   on("read-order", "change", () => arrange());
   on("read-without-ends", "change", onEnds);
+  part("by").replaceChildren(...Object.keys(KEYS).filter((name) => api.HAS_SERVER || name !== "words").map(option));
+  part("by").value = load(BY) ?? "characters";
+  if (!part("by").value) part("by").value = "characters"; // kept by another page
+  on("read-by", "change", onBy);
   on("read-places", "click", (event) => onPlaceClick(event.target.closest("button")));
   app.onModel(() => !byId("read").hidden && (scored ? read(scored.text) : show(false)));
-  part("key").replaceChildren(...levelNames.map((words, level) => inline(`s${level}`, words)));
+  showKey();
   clearResults();
 }
 
@@ -95,6 +107,7 @@ async function read(text, place = 0) {
     show(true);
     const wrapped = arrange(place);
     await scoreAll(controller.signal);
+    await scoreWords(controller.signal);
     await wrapped;
     end(controller, `${number(scored.whole.characters)} ${scored.symbol}s.`);
   } catch (error) {
@@ -115,6 +128,37 @@ async function scoreAll(signal) {
     showProgress();
     await nextFrame();
     signal.throwIfAborted();
+  }
+}
+
+/** Asks for the words of the text, if it is to be coloured by them and they are not known. */
+async function scoreWords(signal) {
+  const mine = scored;
+  if (by() !== "words" || mine.words?.done >= mine.text.length) return;
+  mine.words = new Words(mine);
+  for await (const units of api.scoreWords(app.model, mine.text, mine.separator, signal)) {
+    signal.throwIfAborted();
+    mine.words.add(units);
+    showProgress();
+    await nextFrame();
+    signal.throwIfAborted();
+  }
+}
+
+/** Colours by something else. A text that is being read is coloured so as it comes, and its words come last. */
+async function onBy() {
+  store(BY, part("by").value);
+  showKey();
+  if (!scored) return;
+  showProgress();
+  if (busy || by() !== "words" || scored.done < scored.text.length) return;
+  const controller = (busy = new AbortController());
+  show(true);
+  try {
+    await scoreWords(controller.signal);
+    end(controller, "");
+  } catch (error) {
+    end(controller, errorText(error) || "Stopped.");
   }
 }
 
@@ -174,13 +218,35 @@ function clearResults(warning = "") {
 
 function showProgress() {
   const { text, done, bitsPerCharacter } = scored;
-  const { characters, places } = scored.tally;
+  const { characters } = scored.tally;
   if (!characters) return;
   say("read-bits", number(bitsPerCharacter, 3));
   say("read-means", meaning(2 ** bitsPerCharacter));
   if (busy) note(`${number(characters)} ${scored.symbol}s, ${Math.floor((100 * done) / text.length)} % …`);
-  part("places").replaceChildren(...places.map(placeItem));
+  part("places").replaceChildren(...places().map(placeItem));
   rows.show();
+}
+
+/** The most surprising characters, words or lines. Those of lines are known once the text is read. */
+function places() {
+  if (by() === "words") return scored.words?.most.places ?? [];
+  if (by() === "lines") return busy ? [] : scored.lines;
+  return scored.tally.most.places;
+}
+
+/** The character, word or line at a unit, as `{start, end, bits}`; undefined if it is not scored yet. */
+function unitAround(unit) {
+  if (by() === "words") return scored.words?.at(unit);
+  if (by() === "lines") return scored.lineAt(unit);
+  if (unit >= scored.done) return undefined;
+  const [start, end] = scored.symbolAt(unit);
+  return { start, end, bits: scored.bitsAt(unit) };
+}
+
+function showKey() {
+  part("key").replaceChildren(...levelNames(by()).map((words, level) => inline(`s${level}`, words)));
+  part("key").ariaLabel = `Colours for ${KEYS[by()]}, from pale to dark`;
+  say("read-scale", KEYS[by()]);
 }
 
 /** Shows the lines in the chosen order; resolves when all of them are wrapped. */
@@ -204,12 +270,15 @@ function meaning(choices) {
 
 function placeItem({ unit, bits }) {
   const { text } = scored;
-  const [, end] = scored.symbolAt(unit);
+  const whole = text.slice(unit, unitAround(unit).end);
+  const bare = by() === "characters" ? whole : whole.trimEnd();
+  const words = by() === "characters" ? visible(whole) : onOneLine([...bare.trimStart()].slice(0, 2 * CONTEXT).join("")) || visible(whole[0]);
+  const after = unit + (bare || whole).length;
   const context = inline("context",
     inline("lead", onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
-    make("mark", { className: `s${levelOf(bits)}` }, visible(text.slice(unit, end))),
-    make("span", {}, onOneLine(text.slice(end, end + CONTEXT))));
-  const button = make("button", { value: unit }, context, inline("share", `${number(bits, 1)} bits`));
+    make("mark", { className: `s${levelOf(bits, by())}` }, words),
+    make("span", {}, onOneLine(text.slice(after, after + CONTEXT))));
+  const button = make("button", { value: unit }, context, inline("share", `${number(bits, by() === "lines" ? 2 : 1)} bits`));
   return make("li", {}, button);
 }
 
@@ -245,21 +314,24 @@ function draw(from, to) {
   return made;
 }
 
+/** The parts of a row that are coloured alike. A mark is coloured with the letter that it belongs to, so that both are one glyph. */
 function* spans(start, end) {
   const { text } = scored;
+  const here = chosen < 0 ? { start: end, end } : (unitAround(chosen) ?? { start: chosen, end: nextCharacter(text, chosen) });
+  const isHere = (unit) => unit >= here.start && unit < here.end;
   for (let from = start; from < end; ) {
     const level = levelAt(from);
     let to = from + 1;
-    while (to < end && to !== chosen && from !== chosen && levelAt(to) === level) to++;
-    if (from === chosen) to = nextCharacter(text, from);
-    yield span(text.slice(from, to), level, from === chosen);
+    while (to < end && isHere(to) === isHere(from) && (levelAt(to) === level || isMark(text, to))) to++;
+    yield span(text.slice(from, to), level, isHere(from));
     from = to;
   }
 }
 
 function levelAt(unit) {
-  if (unit >= scored.done) return -1;
-  return scored.counts(unit) ? levelOf(scored.bitsAt(unit)) : 0;
+  if (by() === "characters" && unit < scored.done && !scored.counts(unit)) return 0;
+  const found = unitAround(unit);
+  return found ? levelOf(found.bits, by()) : -1;
 }
 
 function span(text, level, here) {
@@ -283,10 +355,15 @@ function onHover(event) {
 }
 
 function describe(unit) {
-  if (unit >= scored.done) return;
-  const bits = scored.bitsAt(unit);
-  const character = nameCharacter(scored.text.slice(...scored.symbolAt(unit)));
-  note(`“${character}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`);
+  const found = unitAround(unit);
+  if (found) note(sentence(found));
+}
+
+function sentence({ start, end, bits }) {
+  if (by() === "lines") return `Line ${number(scored.lineStarts.lastUpTo(start) + 1)}: ${number(bits, 2)} bits per character.`;
+  const words = scored.text.slice(start, end);
+  const name = by() === "words" ? words.trim() || nameCharacter(words[0]) : nameCharacter(words);
+  return `“${name}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`;
 }
 
 // --- what else could stand there
@@ -298,7 +375,14 @@ function onClick(event) {
   showAlternatives();
 }
 
-const moves = { ArrowRight: nextCharacter, ArrowLeft: previousCharacter };
+/** The next character, word or line, and the one before, by the names of keys. */
+const moves = {
+  ArrowRight: (text, unit) => unitAround(unit)?.end ?? nextCharacter(text, unit),
+  ArrowLeft: (text, unit) => {
+    const { start } = unitAround(unit) ?? { start: unit };
+    return unitAround(previousCharacter(text, start))?.start ?? previousCharacter(text, start);
+  },
+};
 
 function onMove(event) {
   if (busy || !scored?.done || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -317,7 +401,8 @@ function showAlternatives() {
   const place = chosen;
   const end = nextCharacter(text, place);
   const before = text.slice(startOfCharacter(text, Math.max(0, place - BEFORE)), place);
-  const here = { before, character: text.slice(place, end), hint: CHANGES };
+  const found = by() === "characters" ? null : unitAround(place);
+  const here = { before, character: text.slice(place, end), hint: found ? `${sentence(found)} ${CHANGES}` : CHANGES };
   const replace = (character) => character !== here.character && read(text.slice(0, place) + character + text.slice(end), place);
   openAlternatives(pane.querySelector(".here"), here, app, replace, () => pane.focus({ preventScroll: true }));
 }

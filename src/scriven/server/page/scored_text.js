@@ -5,12 +5,14 @@ import { GrowableArray } from "./growable_array.js";
 
 const STEPS_PER_BIT = 8; // each surprisal is stored in eighths of a bit, up to 31.9 bits
 const MOST_PLACES = 100; // in the list of the most surprising places
-const LEVELS = [2, 3.5, 5, 7, 10]; // bits at which the next darker colour begins
+/** Bits at which the next darker colour begins: of a character, of a word, and per character of a line. */
+const LEVELS = { characters: [2, 3.5, 5, 7, 10], words: [6, 10, 14, 19, 26], lines: [1.5, 2, 2.5, 3.5, 5] };
 
-export const levelOf = (bits) => LEVELS.filter((bound) => bits >= bound).length;
-export const levelNames = [`< ${LEVELS[0]}`, ...LEVELS.map((bound) => `${bound} +`)]; // in bits
+export const levelOf = (bits, by = "characters") => LEVELS[by].filter((bound) => bits >= bound).length;
+export const levelNames = (by) => [`< ${LEVELS[by][0]}`, ...LEVELS[by].map((bound) => `${bound} +`)]; // in bits
 
-const utf8Length = (code) => (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
+export const utf8Length = (code) => (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
+
 /** Where the match of a sticky pattern at a place of a text ends; the place itself if there is none. */
 function matchEnd(pattern, text, place) {
   pattern.lastIndex = place;
@@ -20,12 +22,26 @@ function matchEnd(pattern, text, place) {
 const isSpace = (code) => code === 32 || code === 9 || endsLine(code);
 const endsLine = (code) => code === 10 || code === 13;
 
+/** The most surprising places: `places` is a list of `{unit, bits}`, the most surprising first. */
+export class MostSurprising {
+  constructor() {
+    this.places = [];
+  }
+
+  add(unit, bits) {
+    if (this.places.length === MOST_PLACES && bits <= this.places.at(-1).bits) return;
+    const rank = this.places.findIndex((place) => place.bits < bits);
+    this.places.splice(rank < 0 ? this.places.length : rank, 0, { unit, bits });
+    this.places.length = Math.min(this.places.length, MOST_PLACES);
+  }
+}
+
 /** The sums of some characters' surprisals, their means by line, and the most surprising of them. */
 class Tally {
   constructor() {
     this.characters = 0;
     this.bits = 0;
-    this.places = []; // [{unit, bits}], most surprising first
+    this.most = new MostSurprising();
     this.lineBits = new GrowableArray(Float32Array); // bits per character of each line that is scored to its end
     this.line = { bits: 0, characters: 0 };
   }
@@ -35,10 +51,7 @@ class Tally {
     this.bits += bits;
     this.line.bits += bits;
     this.line.characters += 1;
-    if (this.places.length === MOST_PLACES && bits <= this.places.at(-1).bits) return;
-    const rank = this.places.findIndex((place) => place.bits < bits);
-    this.places.splice(rank < 0 ? this.places.length : rank, 0, { unit, bits });
-    this.places.length = Math.min(this.places.length, MOST_PLACES);
+    this.most.add(unit, bits);
   }
 
   endLine() {
@@ -97,6 +110,28 @@ export class ScoredText {
     let start = unit;
     while (start > 0 && !isSpace(this.text.charCodeAt(start - 1))) start--;
     return [start, matchEnd(/[^ \t\r\n]+/y, this.text, start)];
+  }
+
+  /** The line that a unit is in, as `{start, end, bits}`, with its bits per character; undefined if it is not scored yet. */
+  lineAt(unit) {
+    return this.lineNumbered(this.lineStarts.lastUpTo(unit));
+  }
+
+  lineNumbered(number) {
+    const { values, length } = this.tally.lineBits;
+    if (number >= length || Number.isNaN(values[number])) return undefined;
+    const end = number + 1 < this.lineStarts.length ? this.lineStarts.values[number + 1] : this.text.length;
+    return { start: this.lineStarts.values[number], end, bits: values[number] };
+  }
+
+  /** The most surprising lines, as `places` of characters. */
+  get lines() {
+    const most = new MostSurprising();
+    for (let number = 0; number < this.lineStarts.length; number++) {
+      const line = this.lineNumbered(number);
+      if (line) most.add(line.start, line.bits);
+    }
+    return most.places;
   }
 
   /** Whether the character at `unit` counts. */

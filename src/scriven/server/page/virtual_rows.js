@@ -2,6 +2,7 @@
 
 import { make, nextFrame } from "./elements.js";
 import { GrowableArray } from "./growable_array.js";
+import { isMark } from "./passages.js";
 
 const TALLEST = 12_000_000; // pixels; browsers draw nothing far beyond. A longer text scrolls by more than one row per pixel row.
 const WRAPPED_PER_FRAME = 400_000; // UTF-16 code units
@@ -33,6 +34,7 @@ export class LineWrapper {
     const code = this.text.codePointAt(this.place);
     const after = this.place + (code > 0xffff ? 2 : 1);
     if (code === 10) return this.#startRow((this.place = after));
+    if (isMark(this.text, this.place)) return void (this.place = after); // on the character before, and in its row
     this.used += this.widthOf(code);
     if (this.used > this.width && code !== 32 && this.place > this.starts.values[this.starts.length - 1]) {
       return this.#startRow((this.place = this.lastBreak || this.place));

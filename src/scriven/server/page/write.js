@@ -3,13 +3,14 @@
 import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
 import { copy, save } from "./download.js";
-import { byId, errorText, inline, make, nameCharacter, number, on, randomSeed, spellOut } from "./elements.js";
+import { byId, errorText, inline, make, nameCharacter, number, on, percent, randomSeed, spellOut } from "./elements.js";
 import { fillHistory } from "./history.js";
 import { unitAt } from "./hit_test.js";
 import { prepareStart, showStart } from "./introduction.js";
 import { forgetTexts, loadTexts, storeTexts } from "./kept_texts.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
 import { linkTo, readLink } from "./permalink.js";
+import { makeRules } from "./rules.js";
 import { makeControls } from "./sampling_controls.js";
 import { levelOf, scoreText } from "./scored_text.js";
 import { load, store } from "./storage.js";
@@ -19,11 +20,12 @@ import { Versions } from "./versions.js";
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}]/u;
-const [SURPRISE, SEVERAL] = ["scriven-surprise", "scriven-several"]; // keys of what the browser keeps
+const [SURPRISE, SEVERAL, COPIES] = ["scriven-surprise", "scriven-several", "scriven-copies"]; // keys of what the browser keeps
+const LONGEST_COMPARED = 200_000; // UTF-16 code units that are compared with the training text
 
 const part = (name) => byId(`write-${name}`);
 
-let app, dials;
+let app, dials, rules;
 let versions = new Versions();
 let current = null; // the id of the version shown; null before anything is written
 let passages = []; // those of the version, and what the model has written since
@@ -37,10 +39,13 @@ let separator = ""; // what ends a document of the model; empty if it knows none
 let endedText = null; // the last text that ended by itself
 let scored = null; // the text with its surprisals, if they are shown
 let scoring = new AbortController();
+let copied = null; // `{text, model, from, to}`, the text with its longest copied stretch, if that is shown
+let comparing = new AbortController();
 
 export function start(theApp) {
   app = theApp;
   dials = makeControls(part("sampling"));
+  rules = makeRules(part("sampling"));
   on("write-go", "click", () => (writing ? stop() : go()));
   on("write-copy", "click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
   on("write-save", "click", () => save(textNow(), `${app.model}.txt`));
@@ -48,6 +53,9 @@ export function start(theApp) {
   on("write-prompt", "input", show);
   part("surprise").checked = load(SURPRISE) ?? true;
   on("write-surprise", "change", onSurprise);
+  part("copies").closest("label").hidden = !api.HAS_SERVER;
+  part("copies").checked = api.HAS_SERVER && load(COPIES);
+  on("write-copies", "change", onCopies);
   on("write-several", "change", () => store(SEVERAL, part("several").checked));
   on("history", "beforetoggle", (event) => event.newState === "open" && listHistory());
   on("history-forget", "click", forgetAll);
@@ -93,7 +101,7 @@ function go() {
   writeFrom(textOf(passages) === endedText ? appendText(passages, separator, "model") : passages);
 }
 
-const choices = () => ({ ...dials.values(), ...(separator && part("several").checked && { ignore_eos: true }) });
+const choices = () => ({ ...dials.values(), ...rules.values(), ...(separator && part("several").checked && { ignore_eos: true }) });
 
 const textNow = () => (editing ? part("prompt").value : textOf(passages));
 
@@ -105,6 +113,7 @@ async function writeFrom(next, fields = choices()) {
   moveTo(versions.add(next, current, fields));
   passages = next;
   editing = false;
+  rules.show(null);
   const controller = (writing = new AbortController());
   show();
   part("text").focus({ preventScroll: true });
@@ -115,7 +124,7 @@ async function writeFrom(next, fields = choices()) {
     if (outcome.ended) endedText = textOf(passages);
     finish(controller, summary(begun, fields.seed, outcome));
   } catch (error) {
-    finish(controller, errorText(error) || summary(begun, fields.seed, { unknown: [] }));
+    finish(controller, rules.show(error) || errorText(error) || summary(begun, fields.seed, { unknown: [] }));
   }
 }
 
@@ -293,7 +302,7 @@ async function copyLink() {
   if (!writing) commit();
   const { fields, from } = versions.all.get(current) ?? {};
   const link = linkTo({ ...(fields ?? { ...choices(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
-  if (await copy(link)) return note("The link is copied. It holds the beginning, the seed and the settings.");
+  if (await copy(link)) return note("The link is copied. It holds the beginning, the seed, the settings and the rules.");
   history.replaceState(null, "", link);
   note("The link is in the address bar, since your browser does not let this page copy.");
 }
@@ -304,6 +313,7 @@ function follow({ fields, refused }) {
   else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
   const { prompt, model, ...values } = fields;
   dials.set(values);
+  rules.set(values);
   part("several").checked = Boolean(values.ignore_eos);
   moveTo(versions.add(appendText([], prompt, "you"), null));
   open();
@@ -326,6 +336,7 @@ function show() {
   showStart(editing && !passages.length && !part("prompt").value);
   fit();
   scoreShown();
+  compareShown();
 }
 
 /** Shows the buttons that can do something now. */
@@ -339,7 +350,9 @@ function showButtons() {
 
 function* spans() {
   const coloured = part("surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
-  const kindOf = (by, unit) => (by === "model" && unit < coloured ? `model s${levelOf(scored.bitsAt(unit))}` : by);
+  const stretch = part("copies").checked && copied?.text === textOf(passages) ? copied : { from: 0, to: 0 };
+  const colour = (by, unit) => (by === "model" && unit < coloured ? `model s${levelOf(scored.bitsAt(unit))}` : by);
+  const kindOf = (by, unit) => `${colour(by, unit)}${unit >= stretch.from && unit < stretch.to ? " copied" : ""}`;
   let start = 0;
   for (const { text, by } of passages) {
     for (let from = 0, to; from < text.length; from = to) {
@@ -367,6 +380,41 @@ async function scoreShown() {
   } catch (error) {
     if (!signal.aborted) note(errorText(error));
   }
+}
+
+/** Asks what of the text shown is copied, without the start that you typed, if that is to be seen and not known. */
+async function compareShown() {
+  const [text, model] = [textOf(passages), app.model];
+  if (writing || editing || !text || !part("copies").checked) return;
+  if (copied?.text === text && copied.model === model) return;
+  comparing.abort();
+  const { signal } = (comparing = new AbortController());
+  copied = { text, model, from: 0, to: 0 };
+  try {
+    const start = firstWritten();
+    const found = await api.novelty(model, text.slice(start, start + LONGEST_COMPARED), signal);
+    if (signal.aborted) return;
+    const stretch = found.stretches[0]?.text ?? "";
+    const from = stretch ? text.indexOf(stretch, start) : -1; // -1 where the model reads another case, for example
+    copied = { text, model, from: Math.max(0, from), to: from < 0 ? 0 : from + stretch.length };
+    if (writing) return;
+    show();
+    note(`${part("note").textContent} ${describeCopies(found)}`.trim());
+  } catch (error) {
+    if (!signal.aborted) note(errorText(error));
+  }
+}
+
+function describeCopies({ longest, stretches, novel }) {
+  if (!longest) return "Nothing of it is in the training text.";
+  const share = "20" in novel ? ` ${percent(novel[20])} of its stretches of 20 characters are new.` : "";
+  return `At most ${number(longest)} characters in a row are copied, as in ${stretches[0].source}.${share}`;
+}
+
+function onCopies() {
+  store(COPIES, part("copies").checked);
+  copied = null;
+  show();
 }
 
 function onSurprise() {

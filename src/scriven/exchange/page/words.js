@@ -1,0 +1,3 @@
+/** Words are divided by a server: this page has none. */
+
+export class Words {}
