@@ -452,7 +452,7 @@ def test_prompts_after_states_of_other_lengths_are_read_at_the_same_time(counted
 
 @needs_counts
 def test_a_state_that_learned_from_too_long_a_text_is_refused(counted: Model) -> None:
-    for client in connect({"text": counted}, replace(LIMITS, prompt_characters=200)):
+    for client in connect({"text": counted}, replace(LIMITS, learned_characters=200)):
         saved = saved_after(client, "a bad cab " * 19, adapt=True)
         assert isinstance(saved.context, MixedContext) and saved.context.history is not None
         assert upload(client, saved.to_bytes()).status_code == 200
@@ -465,7 +465,11 @@ def test_a_state_that_learned_from_too_long_a_text_is_refused(counted: Model) ->
         for context in longer:
             answer = upload(client, replace(saved, context=context).to_bytes())
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_large")
-            assert "201 characters would be read again; send one with at most 200" in answer.json()["error"]["message"]
+            said = answer.json()["error"]["message"]
+            assert "201 characters would be read again; files of states are sent and given with at most 200" in said
+        body = {"model": "text", "text": "a bad cab " * 20 + "a", "adapt": True}
+        asked = client.get(f"/states/{client.post('/states', json=body).json()['state']}")  # and none of these is given
+        assert (asked.status_code, asked.json()["error"]["message"]) == (400, said)
 
 
 @needs_counts

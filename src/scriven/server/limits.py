@@ -26,9 +26,10 @@ class Limits:
     file_seconds: float = _bound(30.0, "seconds to read such a file; then 400")
     files: int = _bound(2, "such files read at the same time, once they have arrived; then 429")
     prompt_characters: int = _bound(
-        200_000,
-        "characters of all prompts of a request, of a text to save as a state, or that a state learned from whose file "
-        "is sent; ids to detokenize",
+        200_000, "characters of all prompts of a request, or of a text to save as a state; ids to detokenize"
+    )
+    learned_characters: int = _bound(
+        1_000_000, "characters that a state learned from whose file is sent or asked for, as they are read again"
     )
     score_characters: int = _bound(1_000_000, "characters of a text to score if the answer is in one piece")
     score_rows: int = _bound(50_000, "words, lines or documents of a text to score if the answer is in one piece")

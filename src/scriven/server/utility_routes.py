@@ -168,7 +168,7 @@ async def _upload_state(request: Request, server: ServerState) -> Response:
     served = server.model_named(request.query_params.get("model", ""))
     data = await read_body(request, server.limits.file_bytes)
     context = await run_apart(len(data), lambda: _open_state(served, data))
-    _check_learned(context, server.limits.prompt_characters)
+    _check_learned(context, server.limits.learned_characters)
     return _answer_state(server, served, context, 0)
 
 
@@ -188,15 +188,17 @@ def _check_learned(context: Context, most: int) -> None:
     count = context.ids_to_read_again if isinstance(context, AdaptiveContext) else 0
     if count > most:
         words = (
-            f"state: it learned from a text whose {count:,} characters would be read again; send one with at most "
-            f"{most:,}, or continue it with scriven sample --state or load_session"
+            f"state: it learned from a text whose {count:,} characters would be read again; files of states are sent "
+            f"and given with at most {most:,}; continue a longer one with scriven sample --state or load_session"
         )
         raise ApiError(400, words, "state", "too_large")
 
 
 async def download_state(request: Request) -> Response:
     """GET /states/{handle}: the file of a saved state, which `scriven sample --state` and POST /states take."""
-    served, saved = server_of(request).saved_state(request.path_params["handle"])
+    server = server_of(request)
+    served, saved = server.saved_state(request.path_params["handle"])
+    _check_learned(saved.context, server.limits.learned_characters)
     begun = saved.context is not served.start
     # The run's name instead of its folder: nobody needs to know where that is.
     origin = _origin_of(served).model_copy(update={"run": served.name})
