@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ PACKAGE = Path("src/scriven")
 REPORT = "_native.txt"
 INTERFACE = runpy.run_path(str(Path(__file__).parent / PACKAGE / "kernels" / "interface.py"))
 RECORD: str = INTERFACE["RECORD"]
-library_file: Callable[[str], str] = INTERFACE["library_file"]
+library_file: Callable[..., str] = INTERFACE["library_file"]
 DETECTION = "cpu.cpp"  # says what the processor has, so that it must run on any: portable in every library
 # fp-contract: a*b+c rounds once only where the source says so, so that all instruction sets give the same bits.
 # no-trapping-math: nobody looks at the flags of exceptions, without which choices between values become vectors.
@@ -75,6 +76,12 @@ TUNE = (
     "-mtune=generic"  # else g++ tunes for the first processor of the kind; clang does not, and Zig's has no such name
 )
 BASELINES = {"x86_64": ("-march=x86-64", TUNE), "aarch64": ("-march=armv8-a",)}
+ZIG_BASELINE = "-mcpu=baseline"  # Zig has other names of processors, and this one for all
+# Systems as sys.platform names them, by a word in a compiler's target, and their wheels' names of processors.
+SYSTEMS = {"linux": "linux", "darwin": "darwin", "macos": "darwin", "windows": "win32", "mingw": "win32"}
+WINDOWS_TAGS = {"x86_64": "win_amd64", "aarch64": "win_arm64"}
+# On Windows g++ takes the stack to be aligned to 32 and 64 bytes, but it is to 16: programs crash (its bug 54412).
+UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
 
 
 class BuildError(Exception):
@@ -90,6 +97,29 @@ class Compiler:
     flags: tuple[str, ...]
     target: str = field(repr=False)  # such as x86_64-linux-gnu; names of objects hash the repr
 
+    @property
+    def is_clang(self) -> bool:
+        """Whether it is one of clang's family, such as Zig's, and not g++."""
+        return "clang" in self.version
+
+    @property
+    def machine(self) -> str:
+        """What kind of processor it compiles for, such as x86_64."""
+        return self.target.partition("-")[0]
+
+    @property
+    def system(self) -> str:
+        """What system it compiles for, as sys.platform names it; this one, if its target does not say."""
+        return next((system for word, system in SYSTEMS.items() if word in self.target), sys.platform)
+
+    def linked(self, library: str) -> tuple[str, ...]:
+        """Returns what links a library of this name that needs nothing but the system."""
+        own: dict[str, tuple[str, ...]] = {
+            "win32": ("-static", "-s", *(() if self.is_clang else ("-Wl,--no-insert-timestamp",))),
+            "darwin": (f"-Wl,-install_name,@rpath/{library}",),  # else it would be the path of the build
+        }
+        return (*own.get(self.system, ()), "-shared", "-pthread")
+
     def run(self, *arguments: str) -> None:
         """Run it; what it has to say goes to standard error, and a failure is a BuildError."""
         done = _run([*self.command, *arguments])
@@ -100,7 +130,7 @@ class Compiler:
     def knows(self, variant: str) -> bool:
         """Whether it compiles for processors that have the variant's instructions, and takes the flags for them."""
         source = "#if !defined(__AVX2__) && !defined(__ARM_FEATURE_DOTPROD)\n#error\n#endif\n"
-        command = [*self.command, *VARIANTS[variant], "-x", "c++", "-fsyntax-only", "-"]
+        command = [*self.command, *VARIANTS[variant], "-x", "c++", "-E", "-"]  # for -fsyntax-only Zig builds a library
         return variant == "portable" or not _run(command, source).returncode
 
 
@@ -115,8 +145,16 @@ def find_compiler(extra: tuple[str, ...] = ()) -> Compiler:
         raise BuildError(f"{shlex.join(command)} is not a C++ compiler that works: --version fails")
     version = done.stdout.splitlines()[0]
     target = _run([*command, "-dumpmachine"]).stdout.strip()  # the one it compiles for, which may be another
-    flags = [flag for flag in BASELINES.get(target.partition("-")[0], ()) if "clang" not in version or flag != TUNE]
-    return Compiler(tuple(command), version, (*flags, *FLAGS, *extra), target)
+    compiler = Compiler(tuple(command), version, (), target)
+    return replace(compiler, flags=(*_baseline(compiler), *FLAGS, *extra))
+
+
+def _baseline(compiler: Compiler) -> list[str]:
+    """Returns the flags that a compiler needs for the oldest processors, and for the system, that it compiles for."""
+    flags = [flag for flag in BASELINES.get(compiler.machine, ()) if flag != TUNE or not compiler.is_clang]
+    if _run([*compiler.command, *flags, "-x", "c++", "-E", "-"]).returncode:
+        flags = [ZIG_BASELINE]
+    return [*flags, UNALIGNED_MOVES] if compiler.system == "win32" and not compiler.is_clang else flags
 
 
 def build(
@@ -130,11 +168,10 @@ def build(
     """
     compiler, kernels = find_compiler(extra), package / "kernels"
     compiled = _compile_variants(compiler, kernels / "native", objects, variants)
-    whole = ("-static",) if "windows" in compiler.target or "mingw" in compiler.target else ()  # no DLLs of its own
-    linked = (*extra, *whole, "-shared", "-pthread")
     linker = replace(compiler, command=tuple(shlex.split(os.environ.get(LINKER, ""))) or compiler.command)
-    _make({kernels / library_file(variant): (*linked, *files) for variant, files in compiled.items()}, linker)
-    _remove_libraries(kernels, but={library_file(variant) for variant in compiled})
+    names = {variant: library_file(variant, compiler.system) for variant in compiled}
+    _make({kernels / names[each]: (*extra, *compiler.linked(names[each]), *compiled[each]) for each in names}, linker)
+    _remove_libraries(kernels, but=names.values())
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
@@ -144,12 +181,14 @@ def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
     They run anywhere. Returns a sentence about them.
     """
     compiler = find_compiler(extra)
-    static = () if extra or re.search("darwin|macos", compiler.target) else ("-static",)
+    static = () if extra or compiler.system == "darwin" else ("-static",)
+    ending = ".exe" if compiler.system == "win32" else ""
     native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
     compiled = _compile_variants(compiler, native, root / "build" / "native", VARIANTS)
     folder.mkdir(parents=True, exist_ok=True)
     flags = (*compiler.flags, *static, str(source), "-pthread")  # portable, as it asks what the processor has
-    _make({folder / name: (*flags, f"-DSCRIVEN_VARIANT={name}", *files) for name, files in compiled.items()}, compiler)
+    wanted = {name: (*flags, f"-DSCRIVEN_VARIANT={name}", *files) for name, files in compiled.items()}
+    _make({folder / f"{name}{ending}": words for name, words in wanted.items()}, compiler)
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
@@ -184,9 +223,14 @@ def _make(wanted: dict[Path, tuple[str, ...]], compiler: Compiler) -> None:
 
 def _remove_libraries(kernels: Path, but: Collection[str] = ()) -> None:
     """Removes all native libraries `but` these: they would be of other sources."""
-    for path in kernels.glob(f"_native*{INTERFACE['ENDING']}"):
+    for path in _libraries(kernels):
         if path.name not in but:
             path.unlink(missing_ok=True)
+
+
+def _libraries(kernels: Path) -> list[Path]:
+    """Returns the native libraries that are there, of all systems."""
+    return sorted(path for path in kernels.glob("_native*") if path.suffix in INTERFACE["ENDINGS"].values())
 
 
 def build_or_tell(root: Path) -> str:
@@ -229,13 +273,14 @@ def _texts_of(source: Path) -> dict[str, str]:
 
 
 def _replace(target: Path, write: Callable[[str], None]) -> None:
-    """Let `write` make a file of another name, then rename it: nobody ever sees half of it."""
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
-        write(str(temporary))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Let `write` make the file in a folder of its own, then move it: nobody ever sees half of it.
+
+    It has its last name at once, since linkers for Windows write that into it.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{os.getpid()}-{target.name}-", dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        write(str(made))
+        made.replace(target)
 
 
 def _run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
@@ -261,22 +306,29 @@ class NativeKernels(BuildHookInterface):
         """Build; a wheel with libraries in it is for this kind of machine, any Python 3."""
         kernels = Path(self.root, PACKAGE, "kernels")
         self.app.display_info(f"native kernels: {build_or_tell(Path(self.root))}")
-        libraries = [name for name in map(library_file, VARIANTS) if (kernels / name).exists()]
+        libraries = [path.name for path in _libraries(kernels)]
         build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (*libraries, REPORT, RECORD)]
         if libraries:
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{_platform_tag(find_compiler().target.partition('-')[0])}"
+            build_data["tag"] = f"py3-none-{_platform_tag(find_compiler())}"
 
 
-def _platform_tag(machine: str) -> str:
-    """Returns what a wheel says of the systems that it is for, whose processor is `machine`."""
+def _platform_tag(compiler: Compiler) -> str:
+    """Returns what a wheel says of the systems that it is for: those that a compiler compiles for.
+
+    Raises BuildError where that is another one than this, and there is no tag for it.
+    """
     from packaging.tags import sys_tags  # noqa: PLC0415 - comes with hatchling
 
-    if sys.platform == "linux" and machine in BASELINES:
-        return f"linux_{machine}"
+    if compiler.system == "linux" and compiler.machine in BASELINES:
+        return f"linux_{compiler.machine}"
+    if compiler.system == "win32" and compiler.machine in WINDOWS_TAGS:
+        return WINDOWS_TAGS[compiler.machine]
     oldest = os.environ.get("MACOSX_DEPLOYMENT_TARGET")  # compilers read it too
-    if sys.platform == "darwin" and oldest:
-        return f"macosx_{oldest.replace('.', '_')}_{machine.replace('aarch64', 'arm64')}"
+    if compiler.system == "darwin" and oldest:
+        return f"macosx_{oldest.replace('.', '_')}_{compiler.machine.replace('aarch64', 'arm64')}"
+    if compiler.system != sys.platform:
+        raise BuildError(f"no tag for {compiler.target}; for macOS, name its oldest in MACOSX_DEPLOYMENT_TARGET")
     # "linux_x86_64" and not "manylinux_2_36_x86_64": nothing here has checked where else the library would run.
     tags = (tag.platform for tag in sys_tags())
     return next(tag for tag in tags if not tag.startswith(("manylinux", "musllinux")))

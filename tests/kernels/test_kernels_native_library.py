@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -429,6 +430,48 @@ def test_a_wheel_with_a_library_is_for_one_kind_of_machine(root: Path) -> None:
     assert sorted(data["artifacts"]) == sorted(f"/src/scriven/kernels/{name}" for name in made)  # type: ignore[call-overload]
     assert str(data["tag"]).startswith("py3-none-") and "manylinux" not in str(data["tag"])
     assert native_library.find("", kernels(root)).library
+
+
+def compiler_for(target: str, version: str = "clang version 22.1.8") -> Any:
+    return hatch_build.Compiler(("c++",), version, (), target)
+
+
+@pytest.mark.parametrize(
+    ("target", "tag", "library"),
+    [
+        ("x86_64-linux-gnu", "linux_x86_64", "_native_portable.so"),
+        ("aarch64-linux-gnu", "linux_aarch64", "_native_portable.so"),
+        ("arm64-apple-darwin24.1.0", "macosx_11_0_arm64", "_native_portable.dylib"),
+        ("aarch64-unknown-macos.11.0", "macosx_11_0_arm64", "_native_portable.dylib"),
+        ("x86_64-unknown-macos.11.0", "macosx_11_0_x86_64", "_native_portable.dylib"),
+        ("x86_64-w64-mingw32", "win_amd64", "_native_portable.dll"),
+        ("aarch64-unknown-windows-gnu", "win_arm64", "_native_portable.dll"),
+    ],
+)
+def test_a_wheel_is_for_what_its_compiler_compiles_for(
+    target: str, tag: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MACOSX_DEPLOYMENT_TARGET", "11.0")
+    compiler = compiler_for(target)
+    assert hatch_build._platform_tag(compiler) == tag
+    assert library_file("portable", compiler.system) == library
+
+
+def test_a_wheel_for_another_system_names_its_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MACOSX_DEPLOYMENT_TARGET", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(hatch_build.BuildError, match="MACOSX_DEPLOYMENT_TARGET"):
+        hatch_build._platform_tag(compiler_for("aarch64-unknown-macos"))
+
+
+@needs_scripts
+@pytest.mark.parametrize(("target", "asked"), [("x86_64-w64-mingw32", True), ("x86_64-linux-gnu", False)])
+def test_gpp_for_windows_takes_no_stack_to_be_aligned(
+    target: str, asked: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = f'case "$1" in --version) echo "g++ 14";; *) echo {target};; esac'
+    monkeypatch.setenv("CXX", script(root / "fake", answers))
+    assert (hatch_build.UNALIGNED_MOVES in hatch_build.find_compiler().flags) == asked
 
 
 @needs_scripts

@@ -15,12 +15,12 @@ DECLARATION = re.compile(r"^SCRIVEN_API[^{;]*", re.MULTILINE)
 RECORD = "_native.interface"  # holds the number in decimal digits in an installed package, which has no sources
 # They have what Python has too: the numbers of features and statuses, and the structs that calls pass.
 SHARED = ("common.h", "calls.h")
-ENDING = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+ENDINGS = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}  # of libraries, by the system as sys.platform names it
 
 
-def library_file(variant: str) -> str:
-    """Returns the file name of a variant's library, such as `_native_avx2.so`."""
-    return f"_native_{variant}{ENDING}"
+def library_file(variant: str, system: str = sys.platform) -> str:
+    """Returns the file name of a variant's library on a system, such as `_native_avx2.so`."""
+    return f"_native_{variant}{ENDINGS.get(system, '.so')}"
 
 
 def interface_of(native: Path) -> int:
