@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 WARMUP_STEPS = 10
+FLAGS = r"avx2|avx512f|avx512_bf16|amx_\w+|asimddp|bf16"  # of a processor, that kernels use; the last two are of arm64
 SAMPLE_SECONDS = 0.02  # between two looks at a command's memory
 MB = 1_000_000
 
@@ -61,23 +62,27 @@ def save(arguments: argparse.Namespace, name: str, results: Any) -> None:
 def machine() -> dict[str, Any]:
     """The processor, what it can do, the versions and the commit that were measured, and how busy it was."""
     path = Path("/proc/cpuinfo")
-    told = path.read_text() if path.exists() else ""
-    name, flags, *kind = [
-        re.search(rf"^{each}\s*: (.*)", told, re.MULTILINE)
-        for each in ("model name", "flags", "vendor_id", "cpu family", "model")
-    ]
-    maker, family, model = (each[1] if each else "unknown" for each in kind)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": platform.platform(),
-        "processor": name[1] if name else platform.processor(),
-        "kind": f"{maker} family {family} model {model}" if all(kind) else platform.machine(),
+        **processor(path.read_text() if path.exists() else ""),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "flags": sorted(set(re.findall(r"\b(?:avx2|avx512f|avx512_bf16|amx_\w+)\b", flags[1] if flags else ""))),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": versions("scriven", "torch", "numpy"),
         "commit": commit(),
+    }
+
+
+def processor(described: str) -> dict[str, Any]:
+    """The name of a processor, its kind, and which FLAGS it has, by what Linux says of it: of x86-64 or of arm64."""
+    labels = ("model name", "flags|Features", "vendor_id|CPU implementer", "cpu family|CPU variant", "model|CPU part")
+    name, flags, *kind = [re.search(rf"^(?:{each})\s*: (.*)", described, re.MULTILINE) for each in labels]
+    maker, family, model = (each[1] if each else "unknown" for each in kind)
+    return {
+        "processor": name[1] if name else platform.processor(),
+        "kind": f"{maker} family {family} model {model}" if all(kind) else platform.machine(),
+        "flags": sorted(set(re.findall(rf"\b(?:{FLAGS})\b", flags[1] if flags else ""))),
     }
 
 

@@ -52,6 +52,8 @@ LIMITS = {
     "avx2": ("AVX2", "avx2"),
     "avx512": ("AVX512_CORE", "avx512"),
     "avx512bf16": ("AVX512_CORE_BF16", "avx512"),
+    "neondot": ("ADVANCED_SIMD", "default"),  # both without SVE
+    "neonbf16": ("ADVANCED_SIMD", "default"),
 }
 PRECISIONS = ("int8", "bf16", "fp32")
 SAMPLE_LENGTH, SCORED = 20_000, 200_000  # characters of `scriven sample`, and of the text to score

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
+from scriven.kernels import native_library
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 records: Any = importlib.import_module("speed_records")
+common: Any = importlib.import_module("common")
+speed: Any = importlib.import_module("speed")
 
 
 def measurement(own: float, kind: str = "Maker family 1 model 2") -> dict[str, Any]:
@@ -64,3 +68,19 @@ def test_each_ratio_keeps_its_own_date(tmp_path: Path, capsys: pytest.CaptureFix
     records.compare(later | {"results": both}, file)
     said = capsys.readouterr().out
     assert "2.00 (2026-11-30, abc)" in said and "3.00 (2027-01-01, def)" in said
+
+
+def test_what_linux_says_of_processors_is_read() -> None:
+    """Those of x86-64, and those of arm64, which have other names for the same."""
+    maker = "vendor_id\t: Maker\ncpu family\t: 1\nmodel\t\t: 2\nmodel name\t: Fast 3\n"
+    found = common.processor(maker + "flags\t\t: fpu avx2 avx512_bf16 sse4_1\n")
+    assert found == {"processor": "Fast 3", "kind": "Maker family 1 model 2", "flags": ["avx2", "avx512_bf16"]}
+    arm = "Features\t: fp asimd asimddp bf16 svebf16\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd4f\n"
+    found = common.processor(arm)
+    assert (found["kind"], found["flags"]) == ("0x41 family 0x0 model 0xd4f", ["asimddp", "bf16"])
+
+
+@pytest.mark.parametrize("level", native_library.LEVELS)
+def test_torch_is_kept_to_the_instructions_of_a_level(level: str) -> None:
+    if level != "amx":  # the highest, which nothing has to be kept below
+        assert speed.limited_to(level)["SCRIVEN_KERNELS"] == level
