@@ -22,9 +22,9 @@ from scriven.settings import validate
 TEXT = "the sea was calm\nand the sun was low\nthe old man sat down by the river\n"
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder: Path, documents: str = "none") -> Path:
     (folder / "book.txt").write_text(TEXT * 2, "utf-8")
-    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": {"validation": 0.5}})
+    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": {"validation": 0.5, "documents": documents}})
     made = Corpus.open(build([str(folder / "book.txt")], settings.corpus, folder / "corpus"))
     torch.manual_seed(1)
     weights = CharLM(settings.model, made.vocabulary.size).state_dict()
@@ -58,6 +58,15 @@ def test_novelty_names_the_longest_stretch_and_where_it_is(
     assert [each["text"] for each in row["stretches"]] == [" the sun was low", "the sea was "]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"zzz"), "utf-8"))
     assert "the longest stretch that is copied has 0\n" in command("novelty", str(run), "-").out
+
+
+def test_empty_lines_count_where_lines_are_documents(command: Command, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lines")
+    letter = tmp_path / "letter.txt"
+    letter.write_text("zz\n\n\nqqthe sea was calm\n\nzz\n")
+    done = command("novelty", str(run), str(letter))
+    assert done.out.startswith(f"{letter}: 22 characters, the longest stretch that is copied has 16\n")
+    assert f"{letter}:4:3: 16 characters, as in document " in done.out
 
 
 def test_novelty_reads_several_texts(run: Path, command: Command, tmp_path: Path) -> None:

@@ -65,13 +65,13 @@ def test_the_pieces_do_not_matter(text: str, size: int, chosen: CorpusSettings) 
     assert join_documents(list(documents_of([text], chosen))) == found
 
 
-@given(TEXT, st.integers(1, 9), st.sampled_from([LINES, by("ab")]))
-def test_places_are_those_of_the_pieces(text: str, size: int, chosen: CorpusSettings) -> None:
+@given(TEXT, st.integers(1, 9), st.sampled_from([LINES, by("ab")]), st.booleans())
+def test_places_are_those_of_the_pieces(text: str, size: int, chosen: CorpusSettings, keep_empty: bool) -> None:
     characters, ends = 0, []
-    for piece, places in split_document_text(pieces_of(text, size), chosen):
+    for piece, places in split_document_text(pieces_of(text, size), chosen, keep_empty=keep_empty):
         ends += (characters + places).tolist()
         characters += len(piece)
-    lengths = [len(document) for document in whole(text, chosen) if document]
+    lengths = [len(document) for document in whole(text, chosen) if document or keep_empty]
     assert ends == np.cumsum(lengths).astype(int).tolist()
 
 

@@ -200,10 +200,13 @@ def read_sources(
     choices: Mapping[str, str | None],
     name: str = "",
     live: Iterable[bytes] | None = None,
+    *,
+    keep_empty: bool = False,
 ) -> Iterator[Ids]:
     """Yields the text of sources as chunks of ids. `tally` counts what is read; notes start with `name`.
 
-    `choices` are as in `reading_settings`. The bytes of a `live` text are read instead, as they come, line by line.
+    `choices` are as in `reading_settings`, `keep_empty` as in `split_documents`. The bytes of a `live` text are read
+    instead, as they come, line by line.
     """
     from scriven.corpus.documents import split_document_text, split_documents
     from scriven.corpus.live import read_lines_live
@@ -213,7 +216,7 @@ def read_sources(
     if not all(source.is_table for source in sources):  # only the training text was a table
         settings = settings.model_copy(update={"column": ""})
     if live is None:
-        parts = split_documents(sources, settings, tally)
+        parts = split_documents(sources, settings, tally, keep_empty=keep_empty)
     else:
         parts = split_document_text(read_lines_live(live, sources[0].name, settings, tally), settings, tally)
     chunks = read_chunks(model.vocabulary, parts)

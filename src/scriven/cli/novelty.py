@@ -27,7 +27,6 @@ from scriven.cli.common import (
 from scriven.errors import UsageError
 
 if TYPE_CHECKING:
-    from scriven.arrays import Ids
     from scriven.inference.novelty import Novelty, Stretch, TrainingIndex
     from scriven.session import Model
 
@@ -65,6 +64,8 @@ def novelty(
 
     The first use for a training text builds an index of it in the cache: 5 bytes for each character, in seconds.
     """
+    import numpy as np
+
     from scriven.corpus.decoding import ReadCounts
     from scriven.corpus.sources import find
     from scriven.inference.novelty import measure_novelty
@@ -79,7 +80,11 @@ def novelty(
     index = ready_index(model)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     for number, source in enumerate(sources):
-        ids = _join(read_sources(model, [source], ReadCounts(), choices, source.name if len(sources) > 1 else ""))
+        name = source.name if len(sources) > 1 else ""
+        chunks = read_sources(
+            model, [source], ReadCounts(), choices, name, keep_empty=True
+        )  # else lines are miscounted
+        ids = np.concatenate([np.empty(0, np.int64), *chunks])
         found = measure_novelty(index, model.vocabulary, ids, stretches)
         if as_json:
             put_json({"text": source.name, **found.values()})
@@ -100,12 +105,6 @@ def ready_index(model: Model) -> TrainingIndex:
             index = model.find_index(progress=progress)
     assert index is not None  # it was built
     return index
-
-
-def _join(chunks: Iterable[Ids]) -> Ids:
-    import numpy as np
-
-    return np.concatenate([np.empty(0, np.int64), *chunks])
 
 
 def _lines(name: str, found: Novelty) -> Iterator[str]:

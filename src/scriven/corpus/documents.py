@@ -52,22 +52,29 @@ def documents_of(
 
 
 def split_documents(
-    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE_BYTES
+    sources: Iterable[TextSource],
+    settings: CorpusSettings,
+    tally: ReadCounts | None = None,
+    size: int = PIECE_BYTES,
+    *,
+    keep_empty: bool = False,
 ) -> Iterator[tuple[str, Ids]]:
     """Like `documents`, as pieces that may span documents, and the places in each piece where a document ends, (M,).
 
-    A place counts characters from the start of the piece; it is 0 if the document ended with the previous piece.
+    A place counts characters from the start of the piece; it is 0 if the document ended with the previous piece. With
+    `keep_empty`, a document without a character ends, too, where a separator says so: one place for each separator.
     """
     tally = ReadCounts() if tally is None else tally
     for source in sources:
         if is_read_as_table(source, settings):
             yield from _cut_rows(read_rows(source, settings, tally, size), settings, tally)
         else:
-            yield from split_document_text(read_text([source], settings, tally, size), settings, tally)
+            text = read_text([source], settings, tally, size)
+            yield from split_document_text(text, settings, tally, keep_empty=keep_empty)
 
 
 def split_document_text(
-    pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None
+    pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None, *, keep_empty: bool = False
 ) -> Iterator[tuple[str, Ids]]:
     """Like `split_documents`, for one text that is already prepared."""
     tally = ReadCounts() if tally is None else tally
@@ -77,7 +84,7 @@ def split_document_text(
         ends = lengths.cumsum()[:-1]  # (M,)
         lengths[0] += unended
         unended = int(lengths[-1])
-        kept = ends[lengths[:-1] > 0]
+        kept = ends if keep_empty else ends[lengths[:-1] > 0]
         tally.separators += ends.size
         tally.add_documents(lengths[:-1])
         yield "".join(parts), kept
