@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kernel_variants import at_each_variant_and_off
 
 from scriven.arrays import Ids
+from scriven.kernels import suffixes
 from scriven.kernels.suffixes import Block, SuffixTable, Text, id_type, sort_suffixes
 
 SYMBOLS, SEPARATOR = 5, 3
@@ -114,3 +115,33 @@ def test_an_empty_index_has_nothing(variant: str) -> None:
     assert index.match(np.arange(3)).lengths.tolist() == [0, 0, 0]
     assert index.followers(nothing, 4).tolist() == []
     assert sort_suffixes(np.empty(0, np.uint8), 1).tolist() == []
+
+
+@at_each_variant_and_off
+def test_pieces_give_the_same_as_the_whole_and_may_be_ended(variant: str) -> None:
+    random = np.random.default_rng(3)
+    text = random.integers(0, 3, 3000).tolist()
+    ids = np.array([*text[100:2100], *random.integers(0, 3, 500), SEPARATOR, *text[:1900]], np.int64)
+    index, calls = index_of(text, SYMBOLS, 700, 3000, SEPARATOR), 0
+
+    def check_stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise TimeoutError
+
+    places = suffixes.PLACES_AT_ONCE
+    assert len(ids) > places  # more than one piece
+    whole = index.match(ids)
+    with pytest.MonkeyPatch.context() as patch:
+        for at_once in (1, 100, 1 << 20):
+            patch.setattr(suffixes, "PLACES_AT_ONCE", at_once)
+            found = index.match(ids)
+            assert found.lengths.tolist() == whole.lengths.tolist()
+            for place in (0, 1, 1999, 2501, 4000):
+                there, length = int(found.places[place]), int(found.lengths[place])
+                assert text[there : there + length] == ids[place : place + length].tolist()
+        patch.setattr(suffixes, "PLACES_AT_ONCE", 100)
+        with pytest.raises(TimeoutError):
+            index.match(ids, check_stop)
+    assert whole.lengths[0] >= 2000

@@ -20,6 +20,7 @@ from live_server import serving
 from page_server import TEXT, make_run
 from scriven.errors import InputError
 from scriven.inference.novelty import choose_stretches
+from scriven.kernels.suffixes import SuffixTable
 from scriven.server.app import make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.openapi import CompletionReply, NoveltyReply
@@ -216,3 +217,80 @@ def test_stretches_that_are_chosen_do_not_overlap() -> None:
             if whole and apart and len(expected) < 5:
                 expected.append(place)
         assert chosen == expected
+
+
+class EndlessMatch:
+    """Stands for the match of a text that takes for ever. It counts how many have begun, and how many were ended."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+
+    def __call__(self, _: object, check_stop: Callable[[], object]) -> Any:
+        self.begun += 1
+        try:
+            while True:
+                check_stop()
+                time.sleep(0.005)
+        finally:
+            self.ended += 1
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> EndlessMatch:
+    match = EndlessMatch()
+    monkeypatch.setattr(SuffixTable, "match", lambda self, ids, check_stop: match(ids, check_stop))
+    return match
+
+
+COPYING = {"prompt": "a", "max_tokens": 3, "copied": True}
+
+
+def test_a_text_is_looked_up_no_longer_than_a_request_may_take(models: dict[str, Model], endless: EndlessMatch) -> None:
+    for client in connect({"text": models["text"]}, replace(LIMITS, seconds=0.2)):
+        assert "took longer than 0.2 s" in refuse(client, status=503, text="a tiny")
+        assert "took longer than 0.2 s" in refuse(client, "/v1/completions", 503, **COPYING)
+        events = client.post("/v1/completions", json={**COPYING, "stream": True}).text
+        assert "took longer than 0.2 s" in events.split("\n\n")[-2]
+    assert endless.begun == endless.ended == 3
+
+
+def test_a_client_that_leaves_ends_the_search(models: dict[str, Model], endless: EndlessMatch) -> None:
+    for client in connect({"text": models["text"]}):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/novelty", json={"text": "a tiny"}, timeout=0.3)
+        wait_until(lambda: endless.begun == endless.ended == 1)
+
+
+def test_a_server_that_stops_ends_all_searches(models: dict[str, Model], endless: EndlessMatch) -> None:
+    app = make_app({"text": models["text"]})
+    with serving(app) as place, httpx.Client(base_url=place.url, timeout=60) as client, ThreadPoolExecutor(3) as others:
+        waiting = [others.submit(refuse, client, status=503, text="a tiny") for _ in range(2)]
+        waiting.append(others.submit(refuse, client, "/v1/completions", 503, **COPYING))
+        wait_until(lambda: app.state.server.indexes.measured == 3)
+        app.state.end()
+        assert {each.result() for each in waiting} == {"the server is stopping; try again later"}
+        assert "stopping" in refuse(client, status=503, text="a tiny")
+    assert endless.begun == endless.ended == 1  # others never began
+
+
+def test_who_finds_too_many_others_is_refused(models: dict[str, Model], endless: EndlessMatch) -> None:
+    limits = replace(LIMITS, novelties=2, seconds=10)
+    app = make_app({"text": models["text"]}, limits)
+    with (
+        serving(app, limits) as at,
+        httpx.Client(base_url=at.url, timeout=60) as client,
+        ThreadPoolExecutor(2) as others,
+    ):
+        waiting = [others.submit(refuse, client, status=503, text="a tiny") for _ in range(2)]
+        wait_until(lambda: app.state.server.indexes.measured == 2)
+        for path, body in (("/novelty", {"text": "a"}), ("/v1/completions", COPYING)):
+            assert "2 requests are looking for what is copied already" in refuse(client, path, 429, **body)
+        app.state.end()
+        assert all("stopping" in each.result() for each in waiting)

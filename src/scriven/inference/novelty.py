@@ -349,18 +349,28 @@ class Novelty:
         }
 
 
-def measure_novelty(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, stretches: int = 1) -> Novelty:
+def measure_novelty(
+    index: TrainingIndex,
+    vocabulary: Vocabulary,
+    ids: Ids,
+    stretches: int = 1,
+    *,
+    check_stop: Callable[[], object] = lambda: None,
+) -> Novelty:
     """Returns what of a text is new, ids (T,) with boundaries, with its longest stretches that are not.
 
-    A stretch is within one document.
+    A stretch is within one document. `check_stop` is called now and then, and may raise an error to end it.
     """
-    matches = index.suffixes.match(index.ids(ids))
+    matches = index.suffixes.match(index.ids(ids), check_stop)
     boundary = -1 if vocabulary.boundary is None else vocabulary.boundary
     inside = ids != boundary
     ends = np.append(np.flatnonzero(~inside), len(ids))
     left = ends[np.searchsorted(ends, np.arange(len(ids)))] - np.arange(len(ids))  # (T,)
     chosen = choose_stretches(matches.lengths, stretches)
-    found = [_stretch(index, vocabulary, ids, place, matches) for place in chosen]
+    found = []
+    for place in chosen:
+        check_stop()  # as its line is counted from the start of the training text
+        found.append(_stretch(index, vocabulary, ids, place, matches))
     return Novelty(tuple(found), matches.lengths[inside], left[inside], symbol_word(vocabulary.unit))
 
 

@@ -8,7 +8,7 @@ is the reference and the fallback, many times slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof, c_int64, c_void_p
 from typing import Any, NamedTuple
 
@@ -139,14 +139,18 @@ class SuffixTable:
         """The address of the index, for native functions."""
         return addressof(self._native)
 
-    def match(self, ids: Ids) -> Matches:
-        """Returns the longest stretch at each place of ids (T,): up to where the text, or a document, ends."""
+    def match(self, ids: Ids, check_stop: Callable[[], object] = lambda: None) -> Matches:
+        """Returns the longest stretch at each place of ids (T,): up to where the text, or a document, ends.
+
+        `check_stop` is called before each piece of PLACES_AT_ONCE places, and may raise an error to end it.
+        """
         if not usable():
-            return self._match_plain(ids)
+            return self._match_plain(ids, check_stop)
         ids = np.ascontiguousarray(ids, np.int64)
         lengths, blocks, places = (np.empty(len(ids), np.int64) for _ in range(3))
 
-        def _match(first: int, last: int) -> None:
+        def _match_piece(first: int, last: int) -> None:
+            check_stop()
             native_library.call(
                 _SuffixMatch(
                     first=first,
@@ -159,6 +163,10 @@ class SuffixTable:
                     places=places.ctypes.data,
                 )
             )
+
+        def _match(first: int, last: int) -> None:
+            for begin in range(first, last, PLACES_AT_ONCE):
+                _match_piece(begin, min(begin + PLACES_AT_ONCE, last))
 
         if len(ids) and self.blocks:
             native_library.parallel_for(_match, len(ids), PLACES_AT_ONCE, native_library.threads())
@@ -189,10 +197,11 @@ class SuffixTable:
                 found[self.separator] = 0
         return np.flatnonzero(found)
 
-    def _match_plain(self, ids: Ids) -> Matches:
+    def _match_plain(self, ids: Ids, check_stop: Callable[[], object]) -> Matches:
         lengths, places = np.zeros(len(ids), np.int64), np.full(len(ids), -1)
         for first, last in self._documents(ids):
             for place in range(first, last):
+                check_stop()
                 for block in self.blocks:
                     _, length, found = _find(block, ids[place:last])
                     if length > lengths[place]:

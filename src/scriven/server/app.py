@@ -25,7 +25,7 @@ from starlette.routing import Route
 from scriven.server import chat, metrics, openapi, scoring, searches, utility_routes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.renewal import ServedCheckpoint, renew
-from scriven.server.responses import JSON, ApiError, internal_error
+from scriven.server.responses import JSON, ApiError, internal_error, stopping
 from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState
 from scriven.server.trainings import TrainingPolicy, Trainings
@@ -169,7 +169,8 @@ def make_app(
         monitor.ending = True
         end_trainings()
         for served in server.served:
-            served.engine.refuse(ApiError(503, "the server is stopping; try again later", code="stopping"))
+            served.engine.refuse(stopping())
+        server.indexes.stop()
 
     app = Starlette(
         routes=[*ROUTES, *monitor.routes(), *training.routes(), *page_routes()],

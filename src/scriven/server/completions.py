@@ -164,6 +164,7 @@ async def find_training(server: ServerState, served: ServedModel, body: Completi
     """
     if body.copied:
         await server.indexes.find(served.model, "copied")
+        server.indexes.check_queue()
     return (await server.indexes.find(served.model, "novel")).suffixes if body.novel else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from scriven.errors import ScrivenError
 from scriven.inference.novelty import Progress, TrainingIndex, measure_novelty
 from scriven.kernels import native_library
 from scriven.server.limits import Limits
-from scriven.server.responses import ApiError, internal_error, timed_out
+from scriven.server.responses import ApiError, internal_error, stopping, timed_out, too_many_requests
 from scriven.vocabulary import Vocabulary
 
 WAY_OUT = "scriven novelty RUN FILE builds it on the server"
@@ -56,12 +56,13 @@ class TrainingIndexes:
         self._found: WeakKeyDictionary[IndexedModel, Future[TrainingIndex]] = WeakKeyDictionary()
         self._turn = threading.Lock()  # held while one is built
         self._ending = False
+        self.measured = 0  # requests whose texts are looked up, or wait for that
         self._thread = ThreadPoolExecutor(1, "novelty")
 
     def stop(self) -> None:
-        """Gives up the index that is being built, at its next block, and all texts that wait."""
+        """Gives up the index that is being built, at its next block, and texts that are looked up, or wait."""
         self._ending = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False)
 
     async def find(self, model: IndexedModel, param: str) -> TrainingIndex:
         """Returns the index of a model's training text, built first if it is missing.
@@ -85,13 +86,35 @@ class TrainingIndexes:
             raise ApiError(error.status, f"{param}: {error}", param, error.code) from None
 
     async def measure(self, model: IndexedModel, texts: Sequence[str], param: str, stretches: int = 1) -> list[Values]:
-        """Returns for each text what of it is copied, as `scriven novelty --json` says it. Raises ApiError as `find`.
+        """Returns for each text what of it is copied, as `scriven novelty --json` says it.
 
-        A text of the training is named without its folder.
+        A text of the training is named without its folder. Whoever no longer waits ends it. Raises ApiError as `find`:
+        429 if too many wait, 503 if it takes longer than a request may, or the server stops.
         """
-        index = await self.find(model, param)
-        measured = partial(_measure_all, model, index, texts, stretches)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, measured)
+        index, loop, left = await self.find(model, param), asyncio.get_running_loop(), threading.Event()
+        self.check_queue()
+        until = loop.time() + self._limits.seconds
+
+        def check_stop() -> None:
+            if self._ending:
+                raise stopping()
+            if left.is_set() or loop.time() > until:
+                raise timed_out(self._limits.seconds)
+
+        self.measured += 1
+        try:
+            measured = partial(_measure_all, model, index, texts, stretches, check_stop)
+            return await loop.run_in_executor(self._thread, measured)
+        finally:
+            left.set()
+            self.measured -= 1
+
+    def check_queue(self) -> None:
+        """Raises ApiError: 429 if as many requests look for what is copied as may, 503 if the server stops."""
+        if self._ending:
+            raise stopping()
+        if self.measured >= self._limits.novelties:
+            raise too_many_requests(f"{self.measured} requests are looking for what is copied already")
 
     def _start(self, model: IndexedModel) -> Future[TrainingIndex]:
         future: Future[TrainingIndex] = Future()
@@ -121,7 +144,7 @@ class TrainingIndexes:
         """Raises ApiError to give up an index that is being built."""
         most = self._limits.index_characters
         if self._ending:
-            raise ApiError(503, "the server is stopping; try again later", code="stopping")
+            raise stopping()
         if total is not None and total > most:
             words = f"the training text has no index here, and with {total:,} characters, more than {most:,}; {WAY_OUT}"
             raise ApiError(400, words, code="no_index")
@@ -133,13 +156,19 @@ def _look_at_error(waiting: asyncio.Future[TrainingIndex]) -> None:
         waiting.exception()
 
 
-def _measure_all(model: IndexedModel, index: TrainingIndex, texts: Sequence[str], stretches: int) -> list[Values]:
+def _measure_all(
+    model: IndexedModel, index: TrainingIndex, texts: Sequence[str], stretches: int, check_stop: Callable[[], None]
+) -> list[Values]:
     with native_library.native_threads(1):  # the others are for texts that are generated
-        return [_measure(model, index, text, stretches) for text in texts]
+        return [_measure(model, index, text, stretches, check_stop) for text in texts]
 
 
-def _measure(model: IndexedModel, index: TrainingIndex, text: str, stretches: int) -> Values:
-    values = measure_novelty(index, model.vocabulary, model.read_ids(text), stretches).values()
+def _measure(
+    model: IndexedModel, index: TrainingIndex, text: str, stretches: int, check_stop: Callable[[], None]
+) -> Values:
+    check_stop()
+    ids = model.read_ids(text)
+    values = measure_novelty(index, model.vocabulary, ids, stretches, check_stop=check_stop).values()
     known = index.header.file
     for each in values["stretches"] if known else ():
         each["source"] = Path(known).name + each["source"].removeprefix(known)

@@ -55,6 +55,7 @@ class Limits:
         200_000, "characters of a text, or of all texts of a request, whose copied stretches are looked for"
     )
     novelty_stretches: int = _bound(20, "copied stretches of a text that are named")
+    novelties: int = _bound(128, "requests whose copied stretches are looked for, or wait for that; then 429")
     index_characters: int = _bound(
         100_000_000, "characters of a training text that the server itself indexes; then 400, until scriven novelty did"
     )

@@ -197,6 +197,11 @@ def overflow() -> ApiError:
     )
 
 
+def stopping() -> ApiError:
+    """An error 503: the server is being stopped."""
+    return ApiError(503, "the server is stopping; try again later", code="stopping")
+
+
 def timed_out(seconds: float) -> ApiError:
     """An error 503: a request took too long."""
     return ApiError(503, f"the request took longer than {seconds:g} s; ask for less, or try later", code="timeout")

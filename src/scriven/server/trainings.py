@@ -29,7 +29,7 @@ from scriven.runs.summary import summarize
 from scriven.safe_files import discard, make_folder, write_flushed
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import TrainingBody
-from scriven.server.responses import ApiError, answer, too_many_requests
+from scriven.server.responses import ApiError, answer, stopping, too_many_requests
 from scriven.server.security import is_loopback
 from scriven.server.shared import parse_request
 
@@ -189,7 +189,7 @@ class Trainings(Generic[Source]):
     def _check_free(self, body: TrainingBody) -> None:
         """Raises ApiError if another training runs, or if the name does not fit what is asked."""
         if self._ending:
-            raise ApiError(503, "the server is stopping; try again later", code="stopping")
+            raise stopping()
         running = [each.name for each in self._processes.values() if each.running]
         if body.name in running:
             raise ApiError(409, f"{body.name} is being trained; stop it first", "name", "already_training")
