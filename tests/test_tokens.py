@@ -20,7 +20,6 @@ from scriven.cli import main
 from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.documents import LONGEST_TOKEN, split_document_text
-from scriven.corpus.inputs import MOST_TOKENS
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.exchange import plain_torch
@@ -29,7 +28,7 @@ from scriven.inference.chunks import read_chunks
 from scriven.inference.generation import make_decoder
 from scriven.session import Model
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import UNKNOWN_TOKENS, Vocabulary, tokens_of
+from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
 from served_models import guarded_app
 
 TEXT = st.text("AB\u00e9\U0001f3b5 \t\n\r\x0b", max_size=40)
@@ -117,17 +116,33 @@ def test_a_vocabulary_is_saved_as_a_list_of_tokens() -> None:
         assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
     assert json.loads(KNOWN.to_json()) == {"unit": "token", "symbols": ["\n", "A", "AB", "B"]}
     assert repr(LINES) == "Vocabulary(3 tokens: 'A AB B', of documents)"
-    for symbols in (["B", "A"], ["A", "A"], ["A B"], [""], [1], ["A\n"]):
+    many = [*map(str, range(10_000, 10_001 + MOST_TOKENS))]
+    assert Vocabulary.of_tokens(many[1:]).size == MOST_TOKENS + 1
+    for symbols in (["B", "A"], ["A", "A"], ["A B"], [""], [1], ["A\n"], "ABC", {"A": 1}, 3, None, many):
         with pytest.raises(InputError, match="damaged"):
             Vocabulary.from_json(json.dumps({"unit": "token", "symbols": symbols}))
 
 
-def test_unknown_tokens_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scriven.vocabulary.KEPT_UNKNOWN", UNKNOWN_TOKENS.characters + 5)
-    ids = KNOWN.encode("never1 never23 A never1")
-    assert KNOWN.unseen(ids).tolist() == [True, True, False, True]
-    assert ids[1] == KNOWN.ids - 1
-    assert KNOWN.decode(ids) in {"never1 \ufffd A never1", "\ufffd \ufffd A \ufffd"}
+def test_unknown_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scriven.vocabulary.KEPT_UNKNOWN", 600)
+    line_end, first = LINES.encode("\n")[0], KNOWN.encode("first kept")
+    numbers = set[int]()
+    for number in range(300):
+        text = f"new{number} \u00e9{number} A new{number}"
+        ids = KNOWN.encode(text)
+        assert KNOWN.decode(ids) == text
+        assert KNOWN.byte_lengths(ids).sum() == len(text.encode()) + 1
+        assert KNOWN.decode(KNOWN.encode("kept")) == "kept"  # what is looked up again stays
+        assert not numbers.intersection(ids[:2].tolist())
+        numbers.update(ids[:2].tolist())
+    assert KNOWN.decode(first) == "\ufffd kept"
+    assert KNOWN.byte_lengths(first).tolist() == [4, 5]
+    assert KNOWN.encode("kept")[0] == first[1]
+    assert KNOWN.encode("first")[0] not in {first[0], *numbers}
+    assert LINES.encode("\n")[0] == LINES.line_end == line_end
+    assert LINES.decode([line_end]) == "\n"
+    held = len(UNKNOWN_TOKENS._young) + len(UNKNOWN_TOKENS._old)
+    assert held == sum(map(len, UNKNOWN_TOKENS._names)) < 100
 
 
 # --- texts
@@ -385,9 +400,10 @@ def post(client: httpx.Client, path: str, status: int = 200, **body: Any) -> Any
 def test_the_server_writes_and_counts_tokens(client: httpx.Client, twins: Twins) -> None:
     model = twins[0]
     assert client.get("/tokenizer_info").json()["unit"] == "token"
-    told = post(client, "/tokenize", prompt=" C\tG zz", return_token_strs=True)
-    assert told["token_strs"] == ["C", "G", "<unk>" if told["tokens"][2] == model.vocabulary.unknown else "zz"]
-    assert post(client, "/detokenize", tokens=told["tokens"]) == {"prompt": "C G zz"}
+    found = post(client, "/tokenize", prompt=" C\tG zz", return_token_strs=True)
+    assert found["token_strs"] == ["C", "G", "<unk>"]
+    assert found["tokens"][2] == model.vocabulary.unknown
+    assert post(client, "/detokenize", tokens=found["tokens"]) == {"prompt": "C G \ufffd"}
     for prompt in ("C G", "C G ", "C G\n"):
         asked: dict[str, Any] = {"prompt": prompt, "max_tokens": 9, "seed": 7, "temperature": 1.0, "ignore_eos": True}
         choice = post(client, "/v1/completions", logprobs=2, **asked)["choices"][0]
@@ -405,6 +421,23 @@ def test_the_server_writes_and_counts_tokens(client: httpx.Client, twins: Twins)
         echoed = post(client, "/v1/completions", echo=True, **asked)["choices"][0]["text"]
         assert model.read_ids(echoed).tolist() == model.read_ids(prompt + choice["text"]).tolist()
         assert "  " not in echoed
+
+
+def test_nothing_of_one_request_is_in_the_answer_to_another(client: httpx.Client, twins: Twins) -> None:
+    vocabulary = twins[0].vocabulary
+    begins = [vocabulary.size] if vocabulary.boundary is None else []  # marks the start of a text
+    post(client, "/score", text="A secret-1234 C")
+    post(client, "/v1/completions", prompt="A secret-1234 C", max_tokens=1, echo=True, logprobs=1)
+    number = int(vocabulary.encode("secret-1234")[0])
+    for symbol in (vocabulary.size, vocabulary.size + 1, min(number, (1 << 32) - 1)):
+        error = post(client, "/detokenize", 400, tokens=[*begins, symbol])["error"]
+        assert f"ids are below {vocabulary.size}" in error["message"]
+        asked = {"prompt": [*begins, 0, symbol], "max_tokens": 1}
+        for more in ({"echo": True}, {"stream": True}, {"beam": 2}, {"suffix": "C"}, {"logprobs": 1}):
+            error = post(client, "/v1/completions", 400, **asked, **more)["error"]
+            assert (error["param"], "secret" in str(error)) == ("prompt", False)
+    echoed = post(client, "/v1/completions", prompt="secret-1234 C", max_tokens=0, echo=True)
+    assert echoed["choices"][0]["text"].startswith("secret-1234 C")  # its own prompt
 
 
 def test_the_server_scores_tokens(client: httpx.Client, twins: Twins) -> None:

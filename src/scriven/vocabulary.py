@@ -6,7 +6,7 @@ Ids of one vocabulary, with C known symbols and V = C + 1, or C + 2 if texts are
 - `C`, with documents only: the boundary. It is read as the start of a document, and predicted as its end;
 - `V - 1`: `<unk>`, which the model reads and predicts in place of an unknown symbol;
 - `V + code point`: an unknown symbol, kept so that nothing is lost; the model reads it as `<unk>`. An unknown token has
-  a number of its own in place of the code point, which `UNKNOWN_TOKENS` gives it as long as the process runs.
+  a number of its own in place of the code point, which `UNKNOWN_TOKENS` gives it, and no other token later.
 
 A token is what stands between white space: spaces, tabs and line ends. A line end is a token too, and each of the three
 kinds is a line feed. The text that ids of tokens give back is in *plain form*: one space between the tokens of a line,
@@ -44,7 +44,10 @@ UNICODE_SIZE = 0x110000  # code points: 1,114,112
 Symbols = npt.NDArray[np.unsignedinteger]  # code points or bytes, in as few bytes as is quick
 LINE_FEED = "\n"
 SPACES = " \t\n\r"  # end tokens; all other white space is a part of them
-KEPT_UNKNOWN = 1 << 24  # characters of unknown tokens, at most, that are remembered
+MOST_TOKENS = 1 << 14  # that a model knows
+KEPT_UNKNOWN = 1 << 23  # characters of the unknown tokens that were looked up last, which are remembered
+TOKEN_CHARACTERS = 32  # that each of them counts in addition, for the memory that it takes
+MOST_UNKNOWN = 1 << 40  # numbers of unknown tokens; they never run out, so that none is given twice
 
 
 def code_points(text: str) -> Symbols:
@@ -122,17 +125,46 @@ class TokenNumbers(dict[str, int]):
             return len(self.names) - 1
 
 
-class _UnknownTokens(TokenNumbers):
-    """Numbers the tokens that vocabularies lack. When memory for them ends, more get one number, which has no name."""
+class _UnknownTokens:
+    """Numbers the tokens that vocabularies lack. A line end is always 0, and no other number is given twice.
 
-    def __missing__(self, token: str) -> int:
-        if self.characters + len(token) > KEPT_UNKNOWN or len(self.names) >= UNICODE_SIZE - 1:
-            return UNICODE_SIZE - 1
-        return super().__missing__(token)
+    Tokens are remembered in two halves. When the younger one is full, the older one is forgotten, so that texts cannot
+    fill the memory. A token that was looked up is remembered until `KEPT_UNKNOWN` more characters of others were.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[str, int] = {}
+        self._old: dict[str, int] = {}
+        self._names: tuple[dict[int, str], dict[int, str]] = {}, {}  # the same halves, by number
+        self._next, self._characters = 1, 0  # the characters are those of the younger half
+        self._lock = threading.Lock()
+
+    def __getitem__(self, token: str) -> int:
+        if token == LINE_FEED:
+            return 0
+        number = self._young.get(token)
+        return self._keep(token) if number is None else number
+
+    def _keep(self, token: str) -> int:
+        """Returns the number of a token, which then is in the younger half."""
+        with self._lock:
+            if (number := self._young.get(token, self._old.get(token))) is None:
+                number, self._next = self._next, self._next + 1
+            size = len(token) + TOKEN_CHARACTERS
+            if self._characters + size > KEPT_UNKNOWN:
+                self._old, self._young, self._characters = self._young, {}, 0
+                self._names = self._names[1], {}
+            self._characters += size
+            self._young[token] = number
+            self._names[1][number] = token
+            return number
 
     def name(self, number: int) -> str:
-        """Returns the token with a number; U+FFFD if there is none."""
-        return self.names[number] if number < len(self.names) else chr(REPLACEMENT)
+        """Returns the token with a number; U+FFFD if it was forgotten."""
+        if number == 0:
+            return LINE_FEED
+        old, young = self._names
+        return young.get(number) or old.get(number) or chr(REPLACEMENT)
 
 
 UNKNOWN_TOKENS = _UnknownTokens()
@@ -172,7 +204,9 @@ class Vocabulary:
             raise ValueError(f"a vocabulary of {self.unit}s has no tokens")
 
     def _check_tokens(self) -> None:
-        if self.symbols != tuple(range(len(self.tokens))) or len(self.tokens) > UNICODE_SIZE:
+        if len(self.tokens) > MOST_TOKENS:
+            raise ValueError(f"it has {len(self.tokens):,} tokens, and a model knows at most {MOST_TOKENS:,}")
+        if self.symbols != tuple(range(len(self.tokens))):
             raise ValueError("the symbols of a vocabulary of tokens must be their numbers")
         if wrong := next((token for token in self.tokens if not is_token(token)), None):
             raise ValueError(f"{wrong!r} is not one token")
@@ -215,7 +249,8 @@ class Vocabulary:
     @property
     def ids(self) -> int:
         """The number of all ids, with those of unknown symbols."""
-        return self.size if self.unit == "byte" else self.size + UNICODE_SIZE
+        unknown = {"byte": 0, "character": UNICODE_SIZE, "token": MOST_UNKNOWN}
+        return self.size + unknown[self.unit]
 
     @property
     def boundary(self) -> int | None:
@@ -290,8 +325,8 @@ class Vocabulary:
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Returns the text of ids; `decode(encode(text)) == text`. A boundary becomes the separator.
 
-        The text of tokens is in plain form. `<unk>` and bytes that are not UTF-8 become U+FFFD. Raises ValueError when
-        an id is below 0 or above the last.
+        The text of tokens is in plain form. `<unk>`, a token that is no longer remembered and bytes that are not UTF-8
+        become U+FFFD. Raises ValueError when an id is below 0 or above the last.
         """
         known = np.asarray(ids, np.int64)
         if self.separator is None:
@@ -389,6 +424,8 @@ class Vocabulary:
             if values["unit"] not in {"character", "token"}:
                 raise ValueError(f"unit {values['unit']!r} is neither character nor byte nor token")
             symbols = values["symbols"]
+            if not isinstance(symbols, list):
+                raise ValueError("its symbols are not a list")
             if values["unit"] == "token":
                 return cls("token", tuple(range(len(symbols))), separator, tuple(symbols))
             if len(symbols) > UNICODE_SIZE:

@@ -24,6 +24,7 @@ from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash
 from scriven.errors import InputError, UsageError, join_names
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import (
+    MOST_TOKENS,
     Symbols,
     TokenNumbers,
     byte_places,
@@ -175,7 +176,6 @@ def _parse_lines(text: str) -> Iterator[str]:
             yield entry.encode("ascii").decode("unicode_escape") if _ESCAPE.fullmatch(entry) else entry
 
 
-MOST_TOKENS = 1 << 14  # that a model knows
 MOST_NUMBERED, MOST_NUMBERED_CHARACTERS = 1 << 17, 1 << 22  # different tokens of a text, so that its header stays small
 SLICE_CHARACTERS = 1 << 17  # made symbols at once, so that their buffers are reused and stay in the processor's cache
 Progress = Callable[[int, int | None], None]  # called with (done, total): position and size, or twice these

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scriven.arrays import Ids
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, FORMAT_OF_TOKENS, Counts, Header, PartHeader, write_header
-from scriven.corpus.inputs import MOST_TOKENS, CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
+from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
 from scriven.corpus.shards import (
     Draft,
     Drafted,
@@ -33,7 +33,7 @@ from scriven.corpus.shards import (
 )
 from scriven.counter_rng import GOLDEN, Words, mix
 from scriven.errors import InputError, UsageError
-from scriven.vocabulary import Symbols, Vocabulary
+from scriven.vocabulary import MOST_TOKENS, Symbols, Vocabulary
 
 NAMES = "training", "validation"
 LARGEST_DENOMINATOR = 10**9  # shares become fractions with at most this, so that rounding never moves a document

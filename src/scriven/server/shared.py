@@ -398,14 +398,24 @@ def start_id(vocabulary: Vocabulary) -> int | None:
 
     Models that know documents have none (None): there the boundary starts a document.
     """
-    return vocabulary.ids if vocabulary.boundary is None else None
+    return _ids_of_clients(vocabulary) if vocabulary.boundary is None else None
+
+
+def _ids_of_clients(vocabulary: Vocabulary) -> int:
+    """How many ids clients may give: of unknown tokens none, as those of one request would name tokens of another."""
+    return vocabulary.size if vocabulary.unit == "token" else vocabulary.ids
+
+
+def ids_for_clients(vocabulary: Vocabulary, ids: Ids) -> Ids:
+    """Ids of a text (T,) as clients may give them back: an unknown token has that of `<unk>`."""
+    return vocabulary.clamp(ids) if vocabulary.unit == "token" else ids
 
 
 def check_ids(model: Model, ids: list[int], param: str) -> Ids:
     """Ids as an array (T,). Raises ApiError, 400, for an id that the model does not have."""
-    array = np.array(ids, np.int64)
-    if array.size and array.max() >= model.vocabulary.ids:
-        message = f"{param}: unknown id {array.max()}; this model's ids are below {model.vocabulary.ids:,}"
+    array, most = np.array(ids, np.int64), _ids_of_clients(model.vocabulary)
+    if array.size and array.max() >= most:
+        message = f"{param}: unknown id {array.max()}; this model's ids are below {most:,}"
         raise ApiError(400, message, param, "invalid_value")
     return array
 

@@ -38,6 +38,7 @@ from scriven.server.shared import (
     ServedModel,
     ServerState,
     check_ids,
+    ids_for_clients,
     parse_request,
     read_body,
     run_unless_disconnected,
@@ -111,7 +112,7 @@ def _tokens(model: Model, body: TokenizeBody) -> dict[str, Any]:
     begin = start_id(model.vocabulary)
     if body.prompt == START_NAME and begin is not None:
         return {"count": 1, "tokens": [begin], **({"token_strs": [START_NAME]} if body.return_token_strs else {})}
-    ids = model.read_ids(body.prompt)
+    ids = ids_for_clients(model.vocabulary, model.read_ids(body.prompt))
     values = {"count": len(ids), "tokens": ids}
     if not body.return_token_strs:
         return values
