@@ -152,16 +152,27 @@ class Model:
         check_choice("by", by, get_args(plot.By))
         return plot.plot_losses([self.metrics], by)
 
-    def find_index(self, *, build: bool = True, progress: Progress | None = None) -> TrainingIndex | None:
+    @property
+    def text_hash(self) -> str:
+        """The hash of the text that the run was trained on; empty if the model belongs to no run, or that is unknown.
+
+        Raises InputError if the run is gone.
+        """
+        return str(open_run(self._folder).origin.get("text") or "") if self.run else ""
+
+    def find_index(
+        self, *, build: bool = True, progress: Progress | None = None, read_texts: bool = True
+    ) -> TrainingIndex | None:
         """Returns the index of the training text, which says what is copied from it; see docs/novelty.md.
 
         If it is missing, it is built, and `progress(done, total)` is called with characters; without `build`, the
-        result is None. Raises UsageError if the model belongs to no run, InputError if the training text is gone.
+        result is None. If the corpus is missing too, it is built first from the texts, unless `read_texts` is False.
+        Raises UsageError if the model belongs to no run, InputError if the training text is gone.
         """
         if self._index is None:
             from scriven.inference.novelty import open_index  # noqa: PLC0415 - few need it
 
-            self._index = open_index(open_run(self._folder), progress, build=build)
+            self._index = open_index(open_run(self._folder), progress, build=build, read_texts=read_texts)
         return self._index
 
     def _followers(self, options: GenerationOptions) -> Followers | None:

@@ -16,6 +16,7 @@ from live_server import serving
 from scriven.errors import UsageError
 from scriven.kernels.suffixes import Block, SuffixTable, sort_suffixes
 from scriven.rules import Rule
+from scriven.server import indexes
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.writing_requests import ChatMessage
@@ -117,6 +118,7 @@ def test_a_bias_rules_characters_in_or_out(client: openai.OpenAI) -> None:
 
 
 def test_nothing_is_copied_once_there_is_an_index(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "REFUSAL_SECONDS", 0.0)
     with pytest.raises(openai.BadRequestError, match="scriven novelty RUN FILE builds it on the server"):
         ask(client, novel=3)
     text = JSON.encode("".join(JSON.samples(3, "a", length=60, seed=1, temperature=1.0))).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -21,9 +23,13 @@ from page_server import TEXT, make_run
 from scriven.errors import InputError
 from scriven.inference.novelty import choose_stretches
 from scriven.kernels.suffixes import SuffixTable
+from scriven.runs.folder import open_run
+from scriven.server import indexes
 from scriven.server.app import make_app
+from scriven.server.indexes import TrainingIndexes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.openapi import CompletionReply, NoveltyReply
+from scriven.server.responses import ApiError
 from scriven.session import Model, load
 from served_models import text_model
 
@@ -143,7 +149,8 @@ def test_an_owner_may_let_nobody_ask(models: dict[str, Model]) -> None:
         ask(client, "/v1/completions", prompt="a", max_tokens=3)
 
 
-def test_a_long_training_text_is_left_to_its_owner(tmp_path: Path) -> None:
+def test_a_long_training_text_is_left_to_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "REFUSAL_SECONDS", 0.0)
     run = make_run(tmp_path / "run", letters=LETTERS, training_text=TEXT + "a text of its own list")
     for client in connect({"run": load(run)}, replace(LIMITS, index_characters=1000)):
         said = refuse(client, text="a tiny")
@@ -166,10 +173,10 @@ def test_a_text_that_is_gone_is_a_refusal(tmp_path: Path, monkeypatch: pytest.Mo
 def slow_index(begun: threading.Event, go_on: threading.Event, model: Model) -> Callable[..., Any]:
     find = type(model).find_index
 
-    def find_index(*, build: bool = True, progress: Any = None) -> Any:
+    def find_index(**options: Any) -> Any:
         begun.set()
         assert go_on.wait(30)
-        return find(model, build=build, progress=progress)
+        return find(model, **options)
 
     return find_index
 
@@ -188,7 +195,95 @@ def test_others_are_answered_while_an_index_is_built(tmp_path: Path, monkeypatch
             assert [each.result()["longest"] for each in waiting] == [6, 6, 6]
 
 
-def test_who_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_an_index_takes_no_place_of_a_text_that_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, begun, go_on = load(make_run(tmp_path / "run", letters=LETTERS)), threading.Event(), threading.Event()
+    limits = replace(LIMITS, index_waiters=LIMITS.scores)
+    app, all_wait = make_app({"run": model}, limits), threading.Event()
+    count = TrainingIndexes.count_waiting
+
+    @contextlib.contextmanager
+    def count_waiting(found: TrainingIndexes) -> Iterator[None]:
+        with count(found):
+            if found.waiting == limits.index_waiters:
+                all_wait.set()
+            yield
+
+    monkeypatch.setattr(model, "find_index", slow_index(begun, go_on, model))
+    monkeypatch.setattr(TrainingIndexes, "count_waiting", count_waiting)
+    with (
+        serving(app, limits) as place,
+        httpx.Client(base_url=place.url, timeout=60) as client,
+        ThreadPoolExecutor(limits.index_waiters) as others,
+    ):
+        waiting = [others.submit(ask, client, text="a tiny") for _ in range(limits.index_waiters)]
+        try:
+            assert all_wait.wait(30)
+            assert ask(client, "/score", text="a tiny")["characters"] == 6
+            assert len(ask(client, "/v1/completions", beam=2, max_tokens=3)["choices"]) == 1
+            for path, body in ASKING:
+                said = refuse(client, path, 429, **body)
+                assert f"{limits.index_waiters} requests wait for the index of a training text already" in said
+        finally:
+            go_on.set()
+        assert {each.result()["longest"] for each in waiting} == {6}
+
+
+def test_a_corpus_that_is_gone_is_left_to_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "REFUSAL_SECONDS", 0.0)
+    run = make_run(tmp_path / "run", letters=LETTERS)
+    corpus = open_run(run).corpus_path
+    assert isinstance(corpus, Path)
+    (corpus / "corpus.json").unlink()
+    for client in connect({"run": load(run)}):
+        assert "scriven novelty RUN FILE builds it on the server, or says why not" in refuse(client, text="a tiny")
+        assert not (corpus / "corpus.json").exists()
+
+
+class Searched:
+    """A model whose index is looked for in a list of answers, one for each time."""
+
+    def __init__(self, text_hash: str, *answers: Any) -> None:
+        self.text_hash, self.vocabulary = text_hash, text_model().vocabulary
+        self.answers = [*answers]
+
+    def find_index(self, **_: Any) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def read_ids(self, text: str) -> Any:
+        return self.vocabulary.encode(text)
+
+
+def test_a_refusal_holds_for_some_seconds() -> None:
+    now = [100.0]
+    found, answer = TrainingIndexes(LIMITS, clock=lambda: now[0]), object()
+    model = Searched("", InputError("no corpus"), answer)
+
+    async def find() -> Any:
+        return await found.find(model, "text")
+
+    for seconds in (0.0, 9.9):
+        now[0] = 100 + seconds
+        with pytest.raises(ApiError, match="none can be built"):
+            asyncio.run(find())
+    assert len(model.answers) == 1  # it was looked for once
+    now[0] = 110.0
+    assert asyncio.run(find()) is answer
+    assert asyncio.run(find()) is answer and not model.answers
+
+
+def test_checkpoints_of_one_text_share_its_index() -> None:
+    found, first, second = TrainingIndexes(LIMITS), object(), object()
+    models = [Searched("a", first), Searched("a"), Searched("b", second), Searched("a"), Searched("", second)]
+    shared = [asyncio.run(found.find(each, "text")) for each in models]
+    assert shared == [first, first, second, first, second]
+
+
+def test_a_wait_that_is_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, begun, go_on = load(make_run(tmp_path / "run", letters=LETTERS)), threading.Event(), threading.Event()
     monkeypatch.setattr(model, "find_index", slow_index(begun, go_on, model))
     for client in connect({"run": model}, replace(LIMITS, seconds=0.2)):

@@ -156,11 +156,13 @@ def _number_unseen(ids: Ids, vocabulary: Vocabulary, unseen: Sequence[int]) -> I
     return found
 
 
-def open_index(run: Run, progress: Progress | None = None, *, build: bool = True) -> TrainingIndex | None:
+def open_index(
+    run: Run, progress: Progress | None = None, *, build: bool = True, read_texts: bool = True
+) -> TrainingIndex | None:
     """Returns the index of the text that a run was trained on, built first if it is missing and may be built.
 
-    `progress(done, total)` is called with characters meanwhile. Raises InputError if the text is gone, or if
-    the index cannot be written.
+    `progress(done, total)` is called with characters meanwhile. Without `read_texts` it is built of the corpus alone,
+    which is not made again. Raises InputError if the text is gone, or if the index cannot be written.
     """
     known = run.origin.get("text")
     if known and (found := _find_index(_folder_of(known), run.vocabulary)):
@@ -168,7 +170,7 @@ def open_index(run: Run, progress: Progress | None = None, *, build: bool = True
     if not build:
         return None
     try:
-        corpus = open_run_corpus(run)
+        corpus = open_run_corpus(run, build=read_texts)
     except InputError as error:
         raise InputError(
             f"{error}. What is copied can only be found with the training text: put it back where it was, or train "

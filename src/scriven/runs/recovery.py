@@ -167,16 +167,18 @@ def _read_index(run: Run) -> Index | None:
         return None
 
 
-def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
+def open_run_corpus(run: Run, progress: Progress | None = None, *, build: bool = True) -> Corpus:
     """Opens the corpus that a run was trained on, or builds it again from its texts. `progress` is as in `build`.
 
-    Raises InputError if the texts are missing too, or have changed.
+    Raises InputError if the texts are missing too, or have changed, or without `build` if the corpus is missing.
     """
     text = run.origin.get("text")
     with contextlib.suppress(InputError):  # missing, damaged, or of an earlier format
         corpus = Corpus.open(run.corpus_path)
         if text in (None, corpus.text_hash):
             return corpus
+    if not build:
+        raise InputError(f"the corpus of {run.path} is missing")
     texts = run.origin.get("texts", [])
     if program := run.origin.get(IMPORTED):
         raise InputError(f"{run.path} was imported from {program} without its text; give a text")

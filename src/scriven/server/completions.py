@@ -143,7 +143,7 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
     if isinstance(context, AdaptiveContext):
         learned = context
         served, context = await run_apart(LONG_ANSWER, lambda: _writing_model(server, served, learned))
-    training = await find_training(server, served, body)
+    training = await run_unless_disconnected(request, find_training(server, served, body))
     completion = await run_apart(
         _estimate_size(body),
         lambda: CompletionRequest(server, served, body, context, characters, shape, training=training),

@@ -1,8 +1,9 @@
 """The indexes of training texts, which say what of a text is copied: found or built apart from requests.
 
-An index is checked, or built if it is missing, in a thread of its own, once for each model; requests wait for it. One
-is built at a time, and a long training text is left to `scriven novelty`. Texts are looked up one after another, in one
-more thread, so that neither streams nor other answers wait for them.
+An index is checked, or built if it is missing, in a thread of its own, once for each training text; requests wait for
+it, a bounded number of them, and take no places of texts that are scored. One is built at a time. A long training text,
+and one whose corpus is gone, are left to `scriven novelty`. Texts are looked up one after another, in one more thread,
+so that neither streams nor other answers wait for them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +31,8 @@ from scriven.vocabulary import Vocabulary
 
 WAY_OUT = "scriven novelty RUN FILE builds it on the server"
 
+REFUSAL_SECONDS = 10.0  # for which an index that could not be found is not looked for again
+
 Values = dict[str, Any]  # of a novelty, for JSON
 
 log = logging.getLogger(__name__)
@@ -39,21 +45,44 @@ class IndexedModel(Protocol):
     def vocabulary(self) -> Vocabulary:
         """The symbols that the model knows."""
 
-    def find_index(self, *, build: bool = True, progress: Progress | None = None) -> TrainingIndex | None:
+    @property
+    def text_hash(self) -> str:
+        """The hash of the training text; empty if it is unknown."""
+
+    def find_index(
+        self, *, build: bool = True, progress: Progress | None = None, read_texts: bool = True
+    ) -> TrainingIndex | None:
         """Returns the index of the training text, built if it is missing and may be built."""
 
     def read_ids(self, text: str) -> Ids:
         """Returns the ids (T,) of a text, which is prepared as the training text was."""
 
 
+@dataclass
+class _Search:
+    """A search for the index of a model's training text, and when it failed, if it did."""
+
+    future: Future[TrainingIndex] = field(default_factory=Future)
+    failed: float | None = None
+
+    def fail(self, error: Exception, now: float) -> None:
+        """Ends it with an error, at a time of the clock."""
+        self.failed = now  # first, as those who wait look at it
+        self.future.set_exception(error)
+
+
 class TrainingIndexes:
     """Finds the indexes of the training texts of models, and measures by them what texts copy."""
 
-    def __init__(self, limits: Limits, refusal: str = "") -> None:
-        """`refusal` says why nobody may ask what is copied; empty if all may."""
+    def __init__(self, limits: Limits, refusal: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        """`refusal` says why nobody may ask what is copied; empty if all may. `clock` gives seconds."""
         self.refusal = refusal
+        self._clock = clock
+        self.waiting = 0  # requests that wait for an index now
         self._limits = limits
-        self._found: WeakKeyDictionary[IndexedModel, Future[TrainingIndex]] = WeakKeyDictionary()
+        self._searches: WeakKeyDictionary[IndexedModel, _Search] = WeakKeyDictionary()
+        self._shared: dict[str, TrainingIndex] = {}  # by the text's hash; few, as new runs are bounded
+        self._checking = threading.Lock()  # held while the files of one are checked
         self._turn = threading.Lock()  # held while one is built
         self._ending = False
         self.measured = 0  # requests whose texts are looked up, or wait for that
@@ -68,22 +97,38 @@ class TrainingIndexes:
         """Returns the index of a model's training text, built first if it is missing.
 
         Raises ApiError about the field `param`: 403 if nobody may ask, 400 if the training text is gone or too long
-        for this server to index, 503 if it takes longer than a request may.
+        for this server to index, 429 if too many requests wait for one, 503 if it takes longer than a request may. A
+        refusal holds for REFUSAL_SECONDS.
         """
         if self.refusal:
             raise ApiError(403, f"{param}: {self.refusal}", param, "not_allowed")
-        future = self._found.get(model)
-        if future is None or (future.done() and future.exception() is not None):
-            future = self._start(model)
-        waiting = asyncio.wrap_future(future)
-        waiting.add_done_callback(_look_at_error)
-        done, _ = await asyncio.wait({waiting}, timeout=self._limits.seconds)
-        if not done:
-            raise timed_out(self._limits.seconds)
+        future = self._search_of(model).future
+        if not future.done():
+            await self._wait(future)
         try:
-            return waiting.result()
+            return future.result()
         except ApiError as error:
             raise ApiError(error.status, f"{param}: {error}", param, error.code) from None
+
+    async def _wait(self, future: Future[TrainingIndex]) -> None:
+        """Waits until a search has ended. Raises ApiError: 429 if too many wait, 503 if it takes too long."""
+        with self.count_waiting():
+            waiting = asyncio.wrap_future(future)
+            waiting.add_done_callback(_look_at_error)
+            done, _ = await asyncio.wait({waiting}, timeout=self._limits.seconds)
+        if not done:
+            raise timed_out(self._limits.seconds)
+
+    @contextmanager
+    def count_waiting(self) -> Iterator[None]:
+        """Counts a request as waiting. Raises ApiError, 429, if too many wait."""
+        if self.waiting >= self._limits.index_waiters:
+            raise too_many_requests(f"{self.waiting} requests wait for the index of a training text already")
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
 
     async def measure(self, model: IndexedModel, texts: Sequence[str], param: str, stretches: int = 1) -> list[Values]:
         """Returns for each text what of it is copied, as `scriven novelty --json` says it.
@@ -116,29 +161,43 @@ class TrainingIndexes:
         if self.measured >= self._limits.novelties:
             raise too_many_requests(f"{self.measured} requests are looking for what is copied already")
 
-    def _start(self, model: IndexedModel) -> Future[TrainingIndex]:
-        future: Future[TrainingIndex] = Future()
-        threading.Thread(target=self._search, args=(model, future), name="index", daemon=True).start()
-        self._found[model] = future
-        return future
+    def _search_of(self, model: IndexedModel) -> _Search:
+        """Returns the search for a model's index: the one there is, or a new one if that failed some time ago."""
+        search = self._searches.get(model)
+        if search is None or (search.failed is not None and self._clock() >= search.failed + REFUSAL_SECONDS):
+            search = self._searches[model] = _Search()
+            threading.Thread(target=self._search, args=(model, search), name="index", daemon=True).start()
+        return search
 
-    def _search(self, model: IndexedModel, future: Future[TrainingIndex]) -> None:
+    def _search(self, model: IndexedModel, search: _Search) -> None:
+        """Ends a search with the index, or with an ApiError."""
         try:
-            index = model.find_index(build=False)
-            if index is None:
-                with self._turn:
-                    index = model.find_index(progress=self._check)
-            assert index is not None  # it was built
-            future.set_result(index)
+            search.future.set_result(self._open(model))
         except ApiError as error:
-            future.set_exception(error)
+            search.fail(error, self._clock())
         except ScrivenError as error:
             log.warning("no index of a training text: %s", error)
             words = f"the training text has no index here, and none can be built of it; {WAY_OUT}, or says why not"
-            future.set_exception(ApiError(400, words, code="no_index"))
+            search.fail(ApiError(400, words, code="no_index"), self._clock())
         except Exception as error:
             log.exception("an index of a training text failed")
-            future.set_exception(internal_error(error))
+            search.fail(internal_error(error), self._clock())
+
+    def _open(self, model: IndexedModel) -> TrainingIndex:
+        """Returns the index of a model's training text: that of another checkpoint, else from its files, else built.
+
+        A corpus that is gone is not built again, as that could take any time. Raises ApiError, and as `find_index`.
+        """
+        text = model.text_hash
+        with self._checking:
+            index = self._shared.get(text) or model.find_index(build=False)
+        if index is None:
+            with self._turn:
+                index = self._shared.get(text) or model.find_index(progress=self._check, read_texts=False)
+        assert index is not None  # it was built
+        if text:
+            self._shared[text] = index
+        return index
 
     def _check(self, _: int, total: int | None) -> None:
         """Raises ApiError to give up an index that is being built."""

@@ -59,6 +59,7 @@ class Limits:
     index_characters: int = _bound(
         100_000_000, "characters of a training text that the server itself indexes; then 400, until scriven novelty did"
     )
+    index_waiters: int = _bound(64, "requests that wait for the index of a training text at the same time; then 429")
     logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
         500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"

@@ -63,7 +63,7 @@ async def completions(request: Request) -> Response:
     if not (body.suffix or body.beam):
         return await respond(request, body)
     server = server_of(request)
-    await find_training(server, server.model_named(body.model), body)
+    await run_unless_disconnected(request, find_training(server, server.model_named(body.model), body))
     kind = Infilling if body.suffix else Likeliest
     search = await run_apart(LONG_ANSWER, partial(kind.of, server, body))
     if body.stream:

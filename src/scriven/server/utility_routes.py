@@ -252,6 +252,7 @@ async def novelty(request: Request) -> Response:
     body = await parse_request(request, NoveltyBody)
     server = server_of(request)
     served = server.model_named(body.model)
+    await run_unless_disconnected(request, server.indexes.find(served.model, "text"))  # which may take minutes
     with server.scoring():
         work = server.indexes.measure(served.model, [body.text], "text", body.stretches)
         (measured,) = await run_unless_disconnected(request, work)
