@@ -736,10 +736,14 @@ class Session:
         """Yields what is written after all that was read, and remembers how it ends."""
         line.pen.follow(self._last)
         for text in self._memory.write(line, piece):
-            self._last = text
+            self._remember_end(line)
             yield text
-        if line.pen.ended:
-            self._last = ""
+        self._remember_end(line)
+
+    def _remember_end(self, line: Generation) -> None:
+        """Remembers the last symbol that was read of what is written, which may be of a stop string."""
+        if line.pen.last is not None:
+            self._last = self._model.vocabulary.decode([line.pen.last])
 
 
 def load(

@@ -34,6 +34,7 @@ ENDING = 16  # symbols in a block of texts that may end at any symbol: those dra
 SMOOTH = 1 / 30  # seconds; blocks that take longer make the text jerky
 ROWS = 64  # texts written at the same time
 LENGTH = 500  # symbols of a text, unless a length is given
+NEVER = chr(0x10FFFF)  # the number of no token that a model knows
 NOWHERE = np.empty(0, np.int64)
 SAMPLING = SamplingSettings()  # how symbols are drawn, unless settings are given
 
@@ -397,6 +398,7 @@ class StreamDecoder:
         self.stopped = False  # whether it reached a stop string
         self.obeys = False  # whether `<unk>` is the text's end, as with a rule
         self.obeyed = False  # whether it reached that end
+        self.last: int | None = None  # the last id that it took
         self._unknown = vocabulary.unknown
         self._boundary = vocabulary.boundary if until_end else None
         of_tokens = vocabulary.unit == "token"
@@ -424,6 +426,7 @@ class StreamDecoder:
         document. The `<unk>` that ends a text with a rule is not taken.
         """
         text, taken = self._feed(ids)
+        self.last = int(ids[taken - 1]) if taken else self.last
         return self._as_tokens(text), taken
 
     def _as_tokens(self, text: str) -> str:
@@ -493,11 +496,22 @@ class _SymbolDecoder:
 
 
 def _stop_symbols(vocabulary: Vocabulary, stop: str) -> str:
-    """Returns the ids of a stop string as a `_SymbolDecoder` has them. Raises UsageError for one without a token."""
-    ids = vocabulary.clamp(vocabulary.encode(stop))
-    if stop and not ids.size:
+    """Returns the ids of a stop string as a `_SymbolDecoder` has them, with a boundary for each separator.
+
+    Raises UsageError for one without a token.
+    """
+    documents = stop.split(vocabulary.separator) if vocabulary.separator else [stop]
+    boundary = "" if vocabulary.boundary is None else chr(vocabulary.boundary)
+    ids = boundary.join(_token_symbols(vocabulary, each) for each in documents)
+    if stop and not ids:
         raise UsageError(f"stop {stop!r}: give one or more tokens, since this model writes no spaces by themselves")
-    return _SymbolDecoder().feed(ids)
+    return ids
+
+
+def _token_symbols(vocabulary: Vocabulary, text: str) -> str:
+    """Returns the ids of tokens as a `_SymbolDecoder` has them; NEVER for an unknown one, as no text has it."""
+    ids = vocabulary.encode(text)
+    return "".join(chr(each) if each < vocabulary.size else NEVER for each in ids.tolist())
 
 
 def _count(decoder: Decoder | _SymbolDecoder, ids: Ids, wanted: int) -> int:

@@ -129,10 +129,11 @@ class TrainingIndex:
         The character counts from 0. The document is 0 if there are none.
         """
         line_end = self.ids(self._vocabulary.encode("\n"))[0]
+        counts_lines = line_end != self._vocabulary.unknown  # else any symbol that was left out would be a line's end
         separators = lines = 0
         for first in range(0, place, COUNTED_AT_ONCE):
             before = self._text[first : min(place, first + COUNTED_AT_ONCE)]
-            lines += int(np.count_nonzero(before == line_end))
+            lines += int(np.count_nonzero(before == line_end)) if counts_lines else 0
             if self.header.separator is not None:
                 separators += int(np.count_nonzero(before == self.header.separator))
         return place - separators, lines + 1, separators + (self.header.separator is not None)
