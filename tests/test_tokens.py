@@ -26,6 +26,7 @@ from scriven.exchange import plain_torch
 from scriven.inference.boundaries import make_rule
 from scriven.inference.chunks import read_chunks
 from scriven.inference.generation import make_decoder
+from scriven.inference.novelty import _build_index
 from scriven.session import Model
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
@@ -238,6 +239,13 @@ def test_an_alphabet_of_tokens_leaves_the_others_unknown(tmp_path: Path) -> None
         build([name], settings, tmp_path / "other")
 
 
+@pytest.mark.parametrize(("known", "line"), [("A\nB\n", 1), ("A\nB\n\\n\n", 3), ("A\nB\nC\n", 1)])
+def test_only_a_known_line_end_ends_a_line(tmp_path: Path, known: str, line: int) -> None:
+    name, listed = write(tmp_path / "a.txt", "A B C A\n" * 40), write(tmp_path / "known.txt", known)
+    corpus = Corpus.open(build([name], CorpusSettings(unit="token", alphabet=listed), tmp_path / "corpus"))
+    assert _build_index(corpus, tmp_path / "index", lambda done, total: None).find(12) == (12, line, 0)
+
+
 def test_a_text_of_many_words_is_refused_with_the_way_out(tmp_path: Path) -> None:
     name = write(tmp_path / "a.txt", " ".join(map(str, range(MOST_TOKENS + 5000))))
     with pytest.raises(InputError, match=r"different tokens.*characters"):
@@ -280,6 +288,28 @@ def test_a_stop_string_is_compared_token_by_token(tokens: list[str], size: int) 
 def test_a_stop_string_needs_a_token() -> None:
     with pytest.raises(UsageError, match="one or more tokens"):
         make_decoder(KNOWN, [" "])
+
+
+@pytest.mark.parametrize(
+    ("separator", "stop", "ids", "taken"),
+    [
+        ("\n", "\n", [0, 3, 1], 2),
+        ("\n", "A\n", [0, 1, 3, 0, 3, 1], 5),
+        ("\n", "A\nAB", [0, 3, 0, 3, 1, 2], 5),
+        ("\n", "\n\n", [3, 0, 3, 3, 1], 4),
+        ("%%", "A %% B", [0, 3, 0, 0, 3, 2, 1], 6),
+        ("%%", "%%", [0, 3, 1], 2),
+        ("%%", "unknown", [0, 4, 3, 1], None),
+        ("\n", "A unknown", [0, 4, 3, 1], None),
+    ],
+)
+def test_a_stop_string_may_have_a_documents_end(separator: str, stop: str, ids: list[int], taken: int | None) -> None:
+    vocabulary = Vocabulary.of_tokens(["A", "B", "AB"], separator=separator)
+    for size in (1, 2, 9):
+        pen, found = make_decoder(vocabulary, [stop]), 0
+        for start in range(0, len(ids), size):
+            found += pen.feed(np.array(ids[start : start + size]))[1]
+        assert (found, pen.stopped) == ((taken, True) if taken else (len(ids), False))
 
 
 # --- the same model by tokens and by characters
@@ -334,6 +364,22 @@ def test_texts_are_the_same(twins: Twins) -> None:
         private(found[0])
         == characters.find_likeliest(private("C"), beam=3, length=6, until_end=False if tokens.ends_texts else None)[0]
     )
+
+
+@pytest.mark.parametrize("stop", [["\n"], ["A\n"], ["\nA", "C\n", "\nG"], ["A C"], [f"{each}\nA" for each in CHORDS]])
+def test_stop_strings_are_the_same(twins: Twins, stop: list[str]) -> None:
+    tokens, characters, _ = twins
+    sessions, free = (tokens.session(seed=2), characters.session(seed=2)), 0
+    for seed in range(4):
+        asked: dict[str, Any] = {"length": 60, "seed": seed, "until_end": False}
+        text = tokens.sample("C", stop=stop, **asked)
+        assert private(text) == characters.sample(private("C"), stop=[*map(private, stop)], **asked)
+        free += len(tokens.sample("C", **asked)) - len(text)
+        wrote = "".join(sessions[0].write(60, stop=stop))
+        assert private(wrote) == "".join(sessions[1].write(60, stop=[*map(private, stop)]))
+        if stop == ["\n"]:
+            assert not wrote.startswith(" ")  # it follows a line's end
+    assert free > 0
 
 
 def test_scores_are_the_same(twins: Twins) -> None:
@@ -438,6 +484,43 @@ def test_nothing_of_one_request_is_in_the_answer_to_another(client: httpx.Client
             assert (error["param"], "secret" in str(error)) == ("prompt", False)
     echoed = post(client, "/v1/completions", prompt="secret-1234 C", max_tokens=0, echo=True)
     assert echoed["choices"][0]["text"].startswith("secret-1234 C")  # its own prompt
+
+
+def test_what_follows_a_saved_state_begins_as_after_its_text(client: httpx.Client, twins: Twins) -> None:
+    begins = not twins[0].ends_texts
+    asked: dict[str, Any] = {"max_tokens": 1, "ignore_eos": True, "logit_bias": {str(twins[0].encode("C")[0]): 100}}
+    for text, wanted in (("A C\n", "C"), ("A", " C"), ("", "C")):
+        states = [post(client, "/states", text=text)["state"]]
+        states.append(post(client, "/states", text="", state=states[0])["state"])
+        states.append(
+            post(client, "/v1/completions", prompt=text, max_tokens=0, save_state=True)["choices"][0]["state"]
+        )
+        if text and begins:  # else the end of the last document is read too
+            states.append(post(client, "/score", text=text, save_state=True)["state"])
+        for state in states:
+            for more in ({}, {"beam": 1}):
+                drawn = {name: value for name, value in asked.items() if not more or name != "logit_bias"}
+                choice = post(client, "/v1/completions", state=state, **drawn, **more)["choices"][0]
+                assert choice["text"].startswith(" ") == (wanted[0] == " " and choice["text"] != "\n")
+                assert more or choice["text"] == wanted
+    line = post(client, "/v1/completions", prompt="A", stop="\n", max_tokens=200, ignore_eos=True, save_state=True)
+    (choice,) = line["choices"]
+    if choice["finish_reason"] == "stop":
+        assert post(client, "/v1/completions", state=choice["state"], **asked)["choices"][0]["text"] == "C"
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"beam": 2}, {"beam": 2, "stream": True}, {"n": 2}])
+def test_a_stop_string_without_a_token_is_refused(client: httpx.Client, more: dict[str, Any]) -> None:
+    error = post(client, "/v1/completions", 400, prompt="A", stop=["C", " \t"], max_tokens=3, **more)["error"]
+    assert (error["param"], "one or more tokens" in error["message"]) == ("stop", True)
+    assert post(client, "/v1/completions", prompt="A", stop=["C", ""], max_tokens=3)["choices"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_refuses_a_stop_string_without_a_token(client: httpx.Client, stream: bool) -> None:
+    asked = {"messages": [{"role": "user", "content": "A"}], "stop": " ", "max_tokens": 3, "stream": stream}
+    error = post(client, "/v1/chat/completions", 400, **asked)["error"]
+    assert (error["param"], "one or more tokens" in error["message"]) == ("stop", True)
 
 
 def test_the_server_scores_tokens(client: httpx.Client, twins: Twins) -> None:

@@ -140,13 +140,14 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
     server = server_of(request)
     served = server.model_named(body.model)
     context, characters = server.context(served, body.state)
+    last = server.last_text(served, body.state)
     if isinstance(context, AdaptiveContext):
         learned = context
         served, context = await run_apart(LONG_ANSWER, lambda: _writing_model(server, served, learned))
     training = await run_unless_disconnected(request, find_training(server, served, body))
     completion = await run_apart(
         _estimate_size(body),
-        lambda: CompletionRequest(server, served, body, context, characters, shape, training=training),
+        lambda: CompletionRequest(server, served, body, context, characters, shape, training=training, last=last),
     )
     own = served.learned is not None
     with server.run_adapted(served) if own else contextlib.nullcontext():
@@ -205,19 +206,23 @@ class CompletionRequest:
         shape: Shape = _unshaped,
         *,
         training: Followers | None = None,
+        last: str = "",
     ) -> None:
-        """The prompts continue from a context of this many `characters`. `training` is the index for `novel`.
+        """The prompts continue from a context of this many `characters`, which end with the text `last`.
+
+        `training` is the index for `novel`.
 
         Raises ApiError if something in the request is not possible.
         """
         self.server, self.served, self.body = server, served, body
-        self.context, self.characters = context, characters
+        self.context, self.characters, self.last = context, characters, last
         self._shape = shape
         self.id = "cmpl-" + secrets.token_hex(12)
         self.created = int(time.time())
         self._received: float | None = time.monotonic()  # None once a symbol was generated
         self.prompts = list(self._prompts())
         self._check()
+        self._check_stops()
         self.rule, self._bias = self._begin_rule(), self._read_bias()
         self._training = training
         if training is not None and self.rule is not None:
@@ -354,6 +359,13 @@ class CompletionRequest:
             if value > most:
                 raise ApiError(400, f"{param}: {value:,} {name}; ask for at most {most:,}", param, "too_large")
 
+    def _check_stops(self) -> None:
+        """Raises ApiError, 400, for a stop string that the model can never write."""
+        try:
+            self.served.model.pen(self.body.stops)
+        except UsageError as error:
+            raise ApiError(400, str(error)[:500], "stop", "invalid_value") from None
+
     @property
     def _until_end(self) -> bool:
         """Whether texts end with their documents."""
@@ -393,7 +405,7 @@ class CompletionRequest:
     def text_before(self, prompt: Prompt) -> str:
         """Returns the text that an answer follows, which ends as that does: the prompt's, or one of a saved state."""
         text = self.served.model.decode(prompt.ids[-1:]) if self.body.echo else prompt.text
-        return text or ("?" if self.body.state else "")
+        return text or self.last
 
     def _generations(self, before: str) -> Iterator[Generation]:
         body, model = self.body, self.served.model
@@ -465,7 +477,9 @@ class Choice:
             ids = np.concatenate((self.prompt.ids, *self.generation.written))
             context = replace(completion.served.learned, written=ids) if len(ids) else completion.served.learned
         symbols = len(self.prompt.ids) + self.symbols
-        state = completion.server.save_state(completion.served, context, completion.characters + symbols)
+        pen, prompt = self.generation.pen, self.prompt.ids[-1:]
+        last = completion.served.model.decode(prompt if pen.last is None else [pen.last]) or completion.last
+        state = completion.server.save_state(completion.served, context, completion.characters + symbols, last)
         return {"state": state}
 
     def take(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class SavedState(NamedTuple):
     characters: int
     bytes: int
     expires: float
+    last: str | None = None  # the text of its last symbol; None if that is not known
 
 
 class SavedStates:
@@ -37,8 +38,8 @@ class SavedStates:
         self._expire()
         return len(self._states)
 
-    def add(self, model: str, context: Context, characters: int) -> str:
-        """Saves a context. Returns a handle that cannot be guessed.
+    def add(self, model: str, context: Context, characters: int, last: str | None = None) -> str:
+        """Saves a context, after a text that ends with `last`. Returns a handle that cannot be guessed.
 
         Raises ApiError, 429, if the context has learned, and no more of these may be saved.
         """
@@ -46,7 +47,8 @@ class SavedStates:
             self.check_adaptive()
         handle = secrets.token_urlsafe(16)
         size = _size_bytes(context)
-        self._states[handle] = SavedState(model, context, characters, size, self._clock() + self._limits.state_seconds)
+        expires = self._clock() + self._limits.state_seconds
+        self._states[handle] = SavedState(model, context, characters, size, expires, last)
         self.bytes += size
         self._expire()
         while len(self._states) > self._limits.states or self.bytes > self._limits.state_bytes:

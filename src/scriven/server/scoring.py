@@ -205,6 +205,7 @@ class _ScoredText:
     continues: bool = False
     saved: bool = False
     units: _UnitRows | None = None
+    last: int | None = None  # the last id that was read
 
     def chunks(self) -> Iterator[Ids]:
         """The ids, in chunks that are never empty."""
@@ -226,7 +227,8 @@ class _ScoredText:
         if not self.saved:
             return values
         characters = self.characters + total.loss.characters
-        return {**values, "state": self.server.save_state(self.served, self.context, characters)}
+        last = None if self.last is None else self.served.model.decode([self.last])
+        return {**values, "state": self.server.save_state(self.served, self.context, characters, last)}
 
 
 def _refuse_long_tokens(chunks: Iterable[Ids]) -> Iterator[Ids]:
@@ -311,6 +313,7 @@ async def _surprisals(text: _ScoredText) -> AsyncGenerator[Scored]:
             async with contextlib.aclosing(blocks):
                 async for scored in blocks:
                     text.context = scored.context
+                    text.last = int(scored.ids[-1]) if len(scored.ids) else text.last
                     yield scored
         if reader is not None:
             async for scored in _read_units(text, reader, NOTHING, last=True):

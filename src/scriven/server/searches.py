@@ -146,7 +146,8 @@ def _start_search(server: ServerState, body: CompletionBody, param: str) -> Comp
     if isinstance(context, AdaptiveContext):
         words = f"{param}: not supported after a state that learns; send the prompt itself"
         raise ApiError(400, words, param, "not_offered")
-    return CompletionRequest(server, served, body, context, characters)
+    last = server.last_text(served, body.state)
+    return CompletionRequest(server, served, body, context, characters, last=last)
 
 
 @dataclass
@@ -193,7 +194,7 @@ class Infilling(TextSearch):
         for n in range(body.texts):
             middle = await self._find(context, np.random.default_rng((seed + n) % (1 << 64)))
             fields = {"finish_reason": "stop", "effective_draws": middle.effective_draws}
-            text = vocabulary.fit_between(prompt.text, middle.text, body.suffix)
+            text = vocabulary.fit_between(self.completion.text_before(prompt), middle.text, body.suffix)
             yield FoundChoice(text, middle.symbols, fields)
 
     async def _find(self, context: Context, random: np.random.Generator) -> Middle:

@@ -222,6 +222,11 @@ class ServerState:
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
 
+    def last_text(self, served: ServedModel, handle: str) -> str:
+        """The text of the last symbol of a saved state; "?" if it is not known, and "" if `handle` is empty."""
+        last = self.states.get(served.key, handle).last if handle else ""
+        return "?" if last is None else last
+
     def saved_state(self, handle: str) -> tuple[ServedModel, SavedState]:
         """The saved state of a handle, and the model that it is of. Raises ApiError, 404, if there is none."""
         keys = {served.key: served for served in self.models.values()}
@@ -249,14 +254,14 @@ class ServerState:
             self.states.check_adaptive()
         return context, characters
 
-    def save_state(self, served: ServedModel, context: Context, characters: int) -> str | None:
-        """Saves the context after this many characters and returns its handle.
+    def save_state(self, served: ServedModel, context: Context, characters: int, last: str | None = None) -> str | None:
+        """Saves the context after this many characters, which end with `last`, and returns its handle.
 
         If a newer checkpoint was loaded in the meantime, returns None, since that cannot continue from it.
         """
         if self.models[served.name].key != served.key:
             return None
-        return self.states.add(served.key, context, characters)
+        return self.states.add(served.key, context, characters, last)
 
     def engines(self, name: str) -> list[Engine]:
         """The engines of a model: of the current checkpoint, of older ones, and of states that learned."""

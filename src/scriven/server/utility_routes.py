@@ -146,17 +146,20 @@ async def create_state(request: Request) -> Response:
     body = await parse_request(request, StateBody)
     served = server.model_named(body.model)
     context, characters = server.starting_context(served, body.state, adapt=body.adapt, saves=True)
+    last = server.last_text(served, body.state)
     ids = await run_apart(len(body.text), lambda: _read_ids(served.model, body.text, server.limits.prompt_characters))
     if isinstance(context, AdaptiveContext):
         after = await run_unless_disconnected(request, _learn(server, served, context, ids))
     else:
         after = await run_unless_disconnected(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
-    return _answer_state(server, served, after, characters + len(ids))
+    return _answer_state(server, served, after, characters + len(ids), last=served.model.decode(ids[-1:]) or last)
 
 
-def _answer_state(server: ServerState, served: ServedModel, context: Context, characters: int) -> Response:
+def _answer_state(
+    server: ServerState, served: ServedModel, context: Context, characters: int, last: str | None = None
+) -> Response:
     """Saves a state, and returns the answer with its handle. Raises ApiError, 503, for an earlier checkpoint."""
-    handle = server.save_state(served, context, characters)
+    handle = server.save_state(served, context, characters, last)
     if handle is None:
         raise ApiError(
             503, "a newer checkpoint was loaded while the text was being read; send it again", code="replaced"
