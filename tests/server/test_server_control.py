@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from live_server import serving
 from scriven.errors import UsageError
+from scriven.inference import generation
 from scriven.kernels.suffixes import Block, SuffixTable, sort_suffixes
 from scriven.rules import Rule
 from scriven.server import indexes
@@ -274,6 +275,8 @@ def test_a_text_obeys_all_rules_at_once(client: openai.OpenAI, more: dict[str, A
         ({"contains": ["a"] * 17}, None, "contains: 17 texts; give at most 16"),
         ({"contains": "a" * 61}, "contains", "the shortest text that obeys has 61 characters"),
         ({"forbid": "a" * 1001}, "forbid", "at most 1000 characters"),
+        ({"contains": ["a" * 500, "a" * 501]}, None, "contains: its texts have more than 1,000 characters together"),
+        ({"contains": ["a" * 500, "b" * 500], "allow": "ab"}, "allow", "the rule needs more than 1,000 states"),
     ],
 )
 def test_a_rule_that_cannot_hold_names_its_field(
@@ -283,3 +286,17 @@ def test_a_rule_that_cannot_hold_names_its_field(
         ask(client, **more)
     assert said in str(refused.value)
     assert refused.value.param == field
+
+
+def test_rules_that_are_too_much_work_are_tried_once(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    begin = generation.begin_rule
+
+    def begin_rule(*values: Any, **options: Any) -> Any:
+        tried.append(values[0])
+        return begin(*values, **options)
+
+    monkeypatch.setattr("scriven.server.completions.begin_rule", begin_rule)
+    with pytest.raises(openai.BadRequestError, match="as much work"):
+        ask(client, contains=["a" * 500, "b" * 500], rhyme="a", acrostic="ab")
+    assert len(tried) == 1

@@ -183,6 +183,7 @@ def test_a_beam_reads_each_prompt(client: httpx.Client) -> None:
     ("body", "said"),
     [
         ({"temperature": 0.5}, "temperature: a beam draws nothing"),
+        ({"draws": 7}, "draws: a beam draws nothing"),
         ({"dry_multiplier": 1.0}, "dry_multiplier: a beam draws nothing"),
         ({"logprobs": 1}, "logprobs: a beam draws nothing"),
         ({"save_state": True}, "save_state: a beam draws nothing"),

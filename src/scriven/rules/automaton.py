@@ -39,6 +39,10 @@ NEVER = np.iinfo(np.int32).max  # the distance of a state that accepts no text
 TOO_LARGE = "write it with fewer repetitions and alternatives, or give fewer rules at once"
 
 
+class LargeRuleError(UsageError):
+    """A rule takes more states, parts or work than it may."""
+
+
 @dataclass(frozen=True, eq=False)
 class Automaton:
     """What may follow in each of S states: `next` (S, C) has the state after a symbol of each column, or REFUSED.
@@ -132,7 +136,7 @@ def compile_automaton(nodes: Sequence[Node], vocabulary: Vocabulary, *, until_en
             "without --corpus.unit token"
         )
     if any(count_parts(node) > PARTS for node in nodes):
-        raise UsageError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
+        raise LargeRuleError(f"the rule has more than {PARTS:,} parts with all repetitions written out; {TOO_LARGE}")
     separator = "" if until_end else vocabulary.separator or ""
     classes = classify(character_sets(nodes), vocabulary, separator)
     parts = [_Positions(node, classes.sets, classes.count, states) for node in nodes]
@@ -317,9 +321,9 @@ def _bits(mask: int) -> list[int]:
 
 
 def check_size(most: int, states: int, transitions: int = 0, looked_at: int = 0) -> None:
-    """Raises UsageError for an automaton of more than `most` states, or one that takes as much work."""
+    """Raises LargeRuleError for an automaton of more than `most` states, or one that takes as much work."""
     if states > most or transitions > TRANSITIONS_PER_STATE * most or looked_at > STEPS_PER_STATE * most:
-        raise UsageError(f"the rule needs more than {most:,} states, or as much work; {TOO_LARGE}")
+        raise LargeRuleError(f"the rule needs more than {most:,} states, or as much work; {TOO_LARGE}")
 
 
 def _explore(parts: Sequence[_Positions], separator: Sequence[int], most: int) -> tuple[list[list[int]], list[bool]]:

@@ -22,7 +22,7 @@ from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
 from scriven.penalties import Followers, begin_past
-from scriven.rules.automaton import RulePlace
+from scriven.rules.automaton import LargeRuleError, RulePlace
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
@@ -382,7 +382,12 @@ class CompletionRequest:
             raise ApiError(400, f"{name}: {problem}", name, "invalid_value") from None
 
     def _find_fault(self, error: UsageError) -> tuple[str, UsageError]:
-        """Returns the field of the first rule that no text can obey by itself, or else the first field, and why."""
+        """Returns the field of the first rule that no text can obey by itself, or else the first field, and why.
+
+        Rules that took too much work are not tried again by themselves, which might take as much for each.
+        """
+        if isinstance(error, LargeRuleError):
+            return self.body.rule_fields[0], error
         body, vocabulary, states = self.body, self.served.model.vocabulary, self.server.limits.rule_states
         for name in body.rule_fields if len(body.rule_fields) > 1 else ():
             try:

@@ -40,7 +40,7 @@ class Limits:
     stop_characters: int = _bound(256, "characters of a stop string")
     biases: int = _bound(1024, "characters of a logit_bias")
     rule_characters: int = _bound(
-        1000, "characters of a guided_regex, of all texts of a guided_choice, or of another rule such as forbid"
+        1000, "characters of a guided_regex, of all texts of a guided_choice or of contains, or of another rule"
     )
     contained: int = _bound(16, "texts of contains")
     schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")

@@ -265,6 +265,8 @@ class TextBody(RequestBody):
             raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
         if len(self._contained) > LIMITS.contained:
             raise ValueError(f"contains: {len(self._contained):,} texts; give at most {LIMITS.contained}")
+        if sum(map(len, self._contained)) > LIMITS.rule_characters:
+            raise ValueError(f"contains: its texts have more than {LIMITS.rule_characters:,} characters together")
         return self
 
 
@@ -349,7 +351,7 @@ class CompletionBody(TextBody):
     def _fits_beam(self) -> Self:
         if self.beam:
             neutral = type(self).model_fields
-            idle = (*SamplingSettings.model_fields, "logit_bias", "echo", "logprobs", "save_state", "best_of")
+            idle = (*SamplingSettings.model_fields, "logit_bias", "echo", "logprobs", "save_state", "best_of", "draws")
             for name in (name for name in idle if getattr(self, name) != neutral[name].default):
                 raise ValueError(f"{name}: a beam draws nothing, and finds texts alone; leave it out, or beam")
             if self.n > self.beam:
