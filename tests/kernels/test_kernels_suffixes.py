@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_variants import at_each_variant_and_off
+from kernel_variants import at_each_variant, at_each_variant_and_off
 
 from scriven.arrays import Ids
 from scriven.kernels import suffixes
@@ -83,6 +85,42 @@ def test_the_longest_stretches_and_what_follows(
         assert index.followers(np.array(ids[:length], np.int64), SYMBOLS).tolist() == expected
         few = index.followers(np.array(ids[:length], np.int64), 2).tolist()
         assert few == [each for each in expected if each < 2]
+
+
+@at_each_variant
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    pieces=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    taken=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 300)), max_size=4),
+    symbols=st.sampled_from(SIZES),
+    block=st.integers(100, 700),
+    separator=st.sampled_from([None, SEPARATOR]),
+)
+def test_long_stretches_are_those_of_the_slow_search(
+    variant: str, pieces: list[int], taken: list[tuple[int, int]], symbols: int, block: int, separator: int | None
+) -> None:
+    """Also where the text has them several times, with and without changes, and where documents end within them."""
+    letters = np.random.default_rng(1).integers(0, 3, (4, 90))
+    letters[2] = letters[1]
+    letters[2, 60] = SEPARATOR
+    letters[3] = 1
+    text = letters[pieces].ravel().tolist()
+    index = index_of(text, symbols, block, 200, separator)
+    ids = np.array([each for first, length in taken for each in text[first : first + length]], np.int64)
+    fast, slow = index.match(ids), index._match_plain(ids)
+    assert fast.lengths.tolist() == slow.lengths.tolist()
+    assert fast.places.tolist() == slow.places.tolist()
+
+
+@at_each_variant
+def test_a_long_copy_takes_no_more_time_for_each_place(variant: str) -> None:
+    text: Text = np.random.default_rng(1).integers(0, 4, 400_000).astype(np.uint8)
+    index = SuffixTable([Block(0, text, sort_suffixes(text, 4))])
+    start = time.process_time()
+    found = index.match(text.astype(np.int64))
+    assert found.lengths.tolist() == list(range(len(text), 0, -1))
+    assert not (found.places - np.arange(len(text)))[:-100].any()  # the last few stretches are in other places, too
+    assert time.process_time() - start < 10  # comparing each suffix as a whole would take a minute
 
 
 @at_each_variant_and_off

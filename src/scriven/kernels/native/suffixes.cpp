@@ -11,6 +11,7 @@ namespace scriven {
 namespace {
 
 constexpr int32_t ahead = 32;  // places in an order, whose symbols are fetched from memory early
+constexpr int64_t short_stretch = 32, kept_stretches = 1024;
 
 // Calls visit(place) for each valley, from the last to the first.
 template <class Symbol, class Visit>
@@ -188,12 +189,14 @@ struct Found {
     int64_t first, length, place;
 };
 
-template <class Symbol> Found find(const View<Symbol> &view, const int64_t *ids, int64_t count) {
+// Finds a query of `count` ids in an order. `common(place, known)` says how many of them the suffix at a place begins with.
+template <class Symbol, class Common>
+Found find(const View<Symbol> &view, const int64_t *ids, int64_t count, Common common) {
     Found found = {0, 0, -1};
     int64_t last = view.count, low = 0, high = 0;  // and what the suffixes just outside of them share with the query
     while (found.first < last) {
         const int64_t middle = found.first + (last - found.first) / 2, place = view.order[middle];
-        const int64_t same = view.common(place, ids, count, low < high ? low : high);
+        const int64_t same = common(place, low < high ? low : high);
         if (same > found.length) found.length = same, found.place = place;
         if (view.is_before(place, ids, count, same)) {
             found.first = middle + 1, low = same;
@@ -204,10 +207,38 @@ template <class Symbol> Found find(const View<Symbol> &view, const int64_t *ids,
     return found;
 }
 
+// Where long stretches end that a text and a query share, so that no stretch is read again from each of its places: if
+// the query at i is like the text at p for n ids, then at i + 1 it is like the text at p + 1 for n - 1 ids. Queries begin
+// at one place of the ids after the other. Stretches with equal p - i are one entry; a new one takes the place of an old.
+template <class Symbol> class LongStretches {
+  public:
+    LongStretches(const View<Symbol> &view, const int64_t *ids) : view(view), ids(ids) {}
+
+    // How many of `count` ids from `start` on the suffix at a place begins with, of which `known` are known already.
+    int64_t common(int64_t place, int64_t start, int64_t count, int64_t known) {
+        const int64_t few = known + short_stretch < count ? known + short_stretch : count;
+        const int64_t same = view.common(place, ids + start, few, known);
+        if (same < known + short_stretch) return same;
+        Stretch &kept = stretches[uint64_t(place - start) % kept_stretches];
+        if (kept.offset != place - start || kept.end <= start)
+            kept = {place - start, start + view.common(place, ids + start, count, same)};
+        return kept.end - start;
+    }
+
+  private:
+    struct Stretch {
+        int64_t offset, end;  // of the place in the text, and in the ids
+    };
+    const View<Symbol> &view;
+    const int64_t *ids;
+    Stretch stretches[kept_stretches] = {};
+};
+
 // Calls visit(symbol) for each symbol that follows a query somewhere in a block, once for each.
 template <class Symbol, class Visit>
 void visit_followers(const View<Symbol> &view, const int64_t *ids, int64_t count, Visit visit) {
-    int64_t at = find(view, ids, count).first;
+    const auto common = [&](int64_t place, int64_t known) { return view.common(place, ids, count, known); };
+    int64_t at = find(view, ids, count, common).first;
     while (at < view.count) {
         const int64_t place = view.order[at];
         if (view.common(place, ids, count, 0) < count) return;
@@ -244,19 +275,23 @@ void mark(const SuffixIndex &index, const int64_t *ids, int64_t count, int64_t s
 
 template <class Symbol> void match(const SuffixMatch &call) {
     const SuffixIndex &index = *call.index;
-    int64_t end = call.last;  // of the document of the query
-    while (end < call.length && call.ids[end] != index.separator) end++;
-    for (int64_t start = call.last - 1; start >= call.first; start--) {
-        if (call.ids[start] == index.separator) end = start;
-        Found best = {0, 0, -1};
-        int64_t block = 0;
-        for (int64_t i = 0; i < index.blocks && end > start; i++) {
-            const Found found = find(View<Symbol>(index.block[i]), call.ids + start, end - start);
-            if (found.length > best.length) best = found, block = i;
+    for (int64_t start = call.first; start < call.last; start++)
+        call.lengths[start] = call.blocks[start] = 0, call.places[start] = -1;
+    for (int64_t block = 0; block < index.blocks; block++) {
+        const View<Symbol> view(index.block[block]);
+        LongStretches<Symbol> stretches(view, call.ids);
+        int64_t end = call.first;  // of the document of the query
+        for (int64_t start = call.first; start < call.last; start++) {
+            if (call.ids[start] == index.separator) continue;
+            if (end <= start)
+                for (end = start; end < call.length && call.ids[end] != index.separator;) end++;
+            const int64_t count = end - start;
+            const Found found = find(view, call.ids + start, count, [&](int64_t place, int64_t known) {
+                return stretches.common(place, start, count, known);
+            });
+            if (found.length > call.lengths[start])
+                call.lengths[start] = found.length, call.blocks[start] = block, call.places[start] = found.place;
         }
-        call.lengths[start] = best.length;
-        call.blocks[start] = block;
-        call.places[start] = best.place;
     }
 }
 
