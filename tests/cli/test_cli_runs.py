@@ -19,7 +19,7 @@ from fake_run import make_compared, make_evaluated
 from page_server import make_run
 from scriven import strict_json
 from scriven.cli.common import name_runs
-from scriven.cli.runs import draw_sparkline, summary_words
+from scriven.cli.runs import choose_heads, draw_sparkline, summary_words
 from scriven.errors import InputError
 from scriven.report import as_dict
 from scriven.runs import open_run
@@ -117,6 +117,19 @@ def test_json_of_a_run_names_its_folder(command: Command) -> None:
 
 
 # --- runs and info
+
+
+@pytest.mark.parametrize(
+    ("units", "counted", "loss"),
+    [
+        ({"character", "byte"}, "characters", "bits/char"),
+        ({"token"}, "tokens", "bits/token"),
+        ({"token", "byte"}, "symbols", "bits/symbol"),
+        (set[str](), "characters", "bits/char"),
+    ],
+)
+def test_heads_are_right_for_all_runs_of_a_list(units: set[str], counted: str, loss: str) -> None:
+    assert list(choose_heads(units)) == ["run", "trained", "text", counted, "model", loss, "minutes"]
 
 
 def test_runs_are_listed_the_newest_first(folder: Path, command: Command) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,8 @@ BARS = "▁▂▃▄▅▆▇█"
 BARS_SHOWN = 40  # of a sparkline at most
 SAMPLE_LINES, SAMPLE_WIDTH = 4, 100  # of a sample
 TEXTS_SHOWN = 3
-HEADS = ("run", "trained", "text", "characters", "model", "bits/char", "minutes")
+HEADS = ("run", "trained", "text", "symbols", "model", "bits/symbol", "minutes")
+NUMBERS = {HEADS.index(name) for name in ("symbols", "bits/symbol", "minutes")}
 
 
 def runs(
@@ -34,9 +35,9 @@ def runs(
 ) -> None:
     """List the runs in a folder, the newest first: when each was trained, its text, model, loss and minutes.
 
-    The loss is measured on validation text, in bits per character, with the model as it is used. With a *, it is that
-    of the network alone, as its mixture with the counts was not measured (yet). Minutes with a + are those until the
-    last evaluation of a training that has not come to its end.
+    The loss is measured on validation text, in bits per character or token, with the model as it is used. With a *, it
+    is that of the network alone, as its mixture with the counts was not measured (yet). Minutes with a + are those
+    until the last evaluation of a training that has not come to its end.
     """
     from scriven.runs.summary import list_runs
 
@@ -44,7 +45,7 @@ def runs(
     if not found and not as_json:
         note(f"there are no runs in {folder}; scriven train book.txt --minutes 5 makes one")
         return
-    table = []
+    table, units = [], set[str]()
     for path in found:
         try:
             row = _facts(path)
@@ -53,8 +54,18 @@ def runs(
         if as_json:
             put_json(row)
         table.append(_cells(path, row))
+        units |= {row["unit"]} if "unit" in row else set()
     if not as_json:
-        _put_table([HEADS, *table])
+        _put_table([choose_heads(units), *table])
+
+
+def choose_heads(units: Set[str]) -> Sequence[str]:
+    """Returns the heads of a list of runs that read these units; where some are tokens, all of them are symbols."""
+    if len({symbol_word(unit) for unit in units}) > 1:
+        return HEADS
+    unit = min(units, default="character")
+    named = {"symbols": f"{symbol_word(unit)}s", "bits/symbol": bits_unit(unit)}
+    return [named.get(head, head) for head in HEADS]
 
 
 def _facts(path: Path) -> Row:
@@ -69,6 +80,7 @@ def _facts(path: Path) -> Row:
         "trained": summary.trained and datetime.fromtimestamp(summary.trained).astimezone().isoformat("T", "seconds"),
         "texts": list(run.origin.get("texts", [])),
         "characters": summary.training_characters + summary.validation_characters,
+        "unit": run.vocabulary.unit,
         "model": run.settings.model.name,
         "parameters": summary.parameters,
         **loss_facts(summary),
@@ -109,7 +121,7 @@ def _put_table(rows: Sequence[Sequence[str]]) -> None:
     whole = [row for row in shown if len(row) == len(HEADS)]
     widths = [max(len(row[column]) for row in whole) for column in range(len(HEADS))]
     for row in shown:
-        right = {HEADS.index(name) for name in ("characters", "bits/char", "minutes")} if len(row) > 2 else set()
+        right = NUMBERS if len(row) > 2 else set()
         cells = [
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=False))
