@@ -27,6 +27,8 @@ from scriven.inference.boundaries import make_rule
 from scriven.inference.chunks import read_chunks
 from scriven.inference.generation import make_decoder
 from scriven.inference.novelty import _build_index
+from scriven.server.app import make_app
+from scriven.server.chat import ChatTemplate
 from scriven.session import Model
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
@@ -521,6 +523,15 @@ def test_a_chat_refuses_a_stop_string_without_a_token(client: httpx.Client, stre
     asked = {"messages": [{"role": "user", "content": "A"}], "stop": " ", "max_tokens": 3, "stream": stream}
     error = post(client, "/v1/chat/completions", 400, **asked)["error"]
     assert (error["param"], "one or more tokens" in error["message"]) == ("stop", True)
+
+
+@pytest.mark.parametrize("template", ["{content} {role}", "{role} {content}\n"])
+def test_a_chat_needs_no_token_between_its_messages(twins: Twins, template: str) -> None:
+    messages = [{"role": "C", "content": "A G"}]
+    app = make_app({"songs": twins[0]}, chat_template=ChatTemplate.named(template))
+    with serving(app) as place, httpx.Client(base_url=place.url, timeout=20) as client:
+        answer = post(client, "/v1/chat/completions", messages=messages, max_tokens=20)
+    assert "\n" not in answer["choices"][0]["message"]["content"] or template.endswith("{role}")
 
 
 def test_the_server_scores_tokens(client: httpx.Client, twins: Twins) -> None:

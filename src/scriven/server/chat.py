@@ -16,8 +16,9 @@ from starlette.responses import Response
 from scriven.errors import UsageError
 from scriven.server.completions import respond
 from scriven.server.limits import LIMITS
-from scriven.server.shared import parse_request
+from scriven.server.shared import parse_request, server_of
 from scriven.server.writing_requests import ChatBody, ChatMessage
+from scriven.vocabulary import tokens_of
 
 TEMPLATES = {"plain": "{content}", "roles": "{role}: {content}\n"}  # by name
 FIELD = re.compile(r"\{\w*\}")
@@ -115,7 +116,9 @@ async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions: answers messages."""
     body = await parse_request(request, ChatBody)
     template: ChatTemplate = request.app.state.chat_template
-    completion = body.completion(template.prompt(body.messages), template.stop)
+    vocabulary = server_of(request).model_named(body.model).model.vocabulary
+    writes_stop = vocabulary.unit != "token" or bool(tokens_of(template.stop))  # a model of tokens writes no lone space
+    completion = body.completion(template.prompt(body.messages), template.stop if writes_stop else "")
     return await respond(request, completion, ChatShape(body.stream))
 
 
