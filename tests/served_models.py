@@ -1,4 +1,4 @@
-"""Two tiny models of random weights, as they are served: one of a text, one of documents, each a line."""
+"""Tiny models of random weights, as they are served: of a text, of documents that are lines, and of tokens."""
 
 import torch
 
@@ -32,6 +32,12 @@ def names_model() -> Model:
     predictor = predictor_of(Vocabulary.of("abc", "\n"))
     favour(predictor, predictor.vocabulary.boundary, 0.5)
     return Model(predictor, settings, step=3)
+
+
+def tokens_model() -> Model:
+    """A model of tokens."""
+    settings: Settings = validate({"model": {"width": 8}, "corpus": {"unit": "token"}})
+    return Model(predictor_of(Vocabulary.of_tokens(["\n", "A", "B", "C", "D"])), settings, step=3)
 
 
 def guarded_app(models: dict[str, Model], limits: Limits = LIMITS, token: str | None = None) -> Guard:

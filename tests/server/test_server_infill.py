@@ -20,12 +20,13 @@ from scriven.rules import Rule
 from scriven.server.jobs import Job
 from scriven.server.limits import LIMITS
 from scriven.server.requests import validate_body
+from scriven.server.responses import ApiError
 from scriven.server.searches import Infilling, Likeliest
 from scriven.server.shared import ServedModel, ServerState
 from scriven.server.writing_requests import CompletionBody
-from served_models import guarded_app, names_model, text_model
+from served_models import guarded_app, names_model, text_model, tokens_model
 
-MODELS = {"text": text_model(), "names": names_model()}
+MODELS = {"text": text_model(), "names": names_model(), "tokens": tokens_model()}
 BOTH: dict[str, Any] = {"prompt": "a bad", "suffix": "cab a", "max_tokens": 9, "draws": 20}
 
 
@@ -79,6 +80,17 @@ def test_a_prompt_may_be_a_state(client: httpx.Client) -> None:
     state = client.post("/states", json={"model": "text", "text": "a bad"}).json()["state"]
     told = ask(client, **{**BOTH, "prompt": ""}, state=state, seed=4)
     assert told["choices"] == ask(client, **BOTH, seed=4)["choices"]
+
+
+@pytest.mark.parametrize("how", [{"suffix": "C", "draws": 9}, {"beam": 4}])
+def test_tokens_after_a_state_begin_with_a_space(how: dict[str, Any], client: httpx.Client) -> None:
+    state = client.post("/states", json={"model": "tokens", "text": "A B"}).json()["state"]
+    asked: dict[str, Any] = {"model": "tokens", "max_tokens": 4, **how}
+    asked |= {"seed": 1} if "suffix" in how else {}
+    (whole,) = ask(client, **asked, prompt="A B")["choices"]
+    assert whole["text"][0] in " \n"
+    (after,) = ask(client, **asked, prompt="", state=state)["choices"]
+    assert after == whole
 
 
 def test_other_texts_are_written_meanwhile(client: httpx.Client) -> None:
@@ -197,6 +209,27 @@ def test_a_beam_reads_each_prompt(client: httpx.Client) -> None:
 )
 def test_what_a_beam_does_not_go_with(client: httpx.Client, body: dict[str, Any], said: str) -> None:
     assert said in post_refused(client, 400, **{"model": "text", "prompt": "a", "beam": 8, **body})
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"beam": 2, "temperature": 0.5}, "temperature"),
+        ({"beam": 2, "logit_bias": {"1": 1.0}}, "logit_bias"),
+        ({"beam": 2, "n": 3}, "n"),
+        ({"beam": 2, "max_tokens": 501}, "max_tokens"),
+        ({"beam": 2, "suffix": "a"}, "beam"),
+        ({"suffix": "a", "echo": True}, "echo"),
+        ({"stream": True, "best_of": 3}, "best_of"),
+        ({"guided_regex": "a", "stop": "b"}, "stop"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+        ({"contains": ["a"] * 17}, "contains"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        validate_body(CompletionBody, body)
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, param, "invalid_value")
 
 
 def test_a_text_is_whole_long_before_two_beams_are() -> None:

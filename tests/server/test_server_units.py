@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from conftest import Command
 from live_server import serving
@@ -33,7 +34,7 @@ from scriven.server.security import Guard, policy
 from scriven.session import Model, Session, load, load_session
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
-from served_models import mixed_model
+from served_models import mixed_model, tokens_model
 from small_model import Text, mixture, predictor_of
 
 TEXT = "all the old, dark\r\n roads led  to\n\nthe bar€\n a bat’s\rhat" * 3
@@ -226,6 +227,23 @@ def test_what_is_no_unit_is_refused(body: dict[str, str], said: str, client: htt
     refused = client.post("/score", params={"model": "text", **query}, content=content, headers=LINES)
     assert refused.status_code == 400
     assert said in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"by": "word", "punctuation": "apart"}, "punctuation"),
+        ({"by": "word", "separator": "A B"}, "separator"),
+        ({"by": "word", "separator": "A", "spaces": "before"}, "separator"),
+        ({"by": "line", "separator": "A"}, "by"),
+        ({"entropy": True}, "by"),
+    ],
+)
+def test_a_refusal_names_the_field_of_units(body: dict[str, Any], param: str) -> None:
+    with TestClient(make_app({"tokens": tokens_model()})) as client:
+        refused = client.post("/score", json={"text": "A B", **body})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == param
 
 
 def test_a_text_costs_the_same_everywhere(

@@ -80,6 +80,15 @@ Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenIds = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True), WrapValidator(_in_pieces)]
 
 
+class FieldError(ValueError):
+    """Says what is wrong with a field that does not go together with others."""
+
+    def __init__(self, param: str, message: str) -> None:
+        """`param` names the field that is to be changed or left out."""
+        super().__init__(message)
+        self.param = param
+
+
 class RequestBody(BaseModel):
     """A frozen object with known fields only, each of the right type, finite and within its bounds."""
 
@@ -136,11 +145,12 @@ class UnitBody(RequestBody):
     def _about_words(self) -> Self:
         chosen = (self.spaces, self.punctuation) != ("after", "with")
         if self.by != "word" and (chosen or self.separator):
-            raise ValueError("spaces, punctuation and separator say what a word is; add by: word")
+            raise FieldError("by", "spaces, punctuation and separator say what a word is; add by: word")
         if (self.entropy or self.columns) and not self.by:
-            raise ValueError("entropy and columns are about units; add by: word, line or document")
+            raise FieldError("by", "entropy and columns are about units; add by: word, line or document")
         if self.separator and chosen:
-            raise ValueError("with separator, words end at your separators alone; leave out spaces and punctuation")
+            words = "with separator, words end at your separators alone; leave out spaces and punctuation"
+            raise FieldError("separator", words)
         return self
 
 
@@ -258,7 +268,7 @@ def validate_body(kind: type[AnyBody], values: Mapping[str, Any]) -> AnyBody:
 
 def _describe_error(error: ValidationError) -> ApiError:
     """The first error, as one sentence."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     place = [str(each) for each in first["loc"]]
     param = place[0] if place else None
     problem = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
@@ -267,7 +277,9 @@ def _describe_error(error: ValidationError) -> ApiError:
     if first["type"] == "missing":
         return ApiError(400, f"{param}: this field is required", param, "missing_field")
     if param is None:
-        return ApiError(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
+        cause = first.get("ctx", {}).get("error")
+        at_fault = cause.param if isinstance(cause, FieldError) else None
+        return ApiError(400, first["msg"].removeprefix("Value error, "), at_fault, "invalid_value")
     problem, given = FORMS.get(param, problem), first["input"]
     value = repr(given[:60] if isinstance(given, str | list) else given)  # only the first of what may be a million
     shown = value if len(value) <= 60 else value[:57] + "..."

@@ -177,7 +177,8 @@ def _choose_columns(known: Sequence[str], options: UnitBody) -> tuple[str, ...]:
 def _make_units(served: ServedModel, options: UnitBody, context: Context) -> _UnitRows | None:
     """Returns what makes the rows, if some are wanted.
 
-    Raises ApiError, 400, for a separator that cannot be one, and for the entropy of a text that is learned from.
+    Raises ApiError, 400, for a separator that cannot be one, for punctuation apart from tokens, and for the entropy of
+    a text that is learned from.
     """
     if options.entropy and isinstance(context, AdaptiveContext):
         words = "entropy: not known of a text that is learned from; leave out one of them"
@@ -185,7 +186,8 @@ def _make_units(served: ServedModel, options: UnitBody, context: Context) -> _Un
     try:
         return _UnitRows(served.model, options) if options.by else None
     except UsageError as error:
-        raise ApiError(400, str(error).removeprefix("--"), "separator", "invalid_value") from None
+        param = "separator" if options.separator else "punctuation"
+        raise ApiError(400, str(error).removeprefix("--"), param, "invalid_value") from None
 
 
 @dataclass

@@ -12,7 +12,15 @@ from pydantic import ConfigDict, Field, model_validator
 from scriven.inference.sampling import DRAWS
 from scriven.rules import Rule
 from scriven.server.limits import LIMITS
-from scriven.server.requests import NULLABLE, RequestBody, TokenIds, add_unsupported, show_value, validate_body
+from scriven.server.requests import (
+    NULLABLE,
+    FieldError,
+    RequestBody,
+    TokenIds,
+    add_unsupported,
+    show_value,
+    validate_body,
+)
 from scriven.server.responses import ApiError, json_text
 from scriven.settings import SamplingSettings
 
@@ -256,17 +264,21 @@ class TextBody(RequestBody):
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if len(self._whole_rules) > 1:
-            raise ValueError(f"{' and '.join(self._whole_rules)} both say what the text is; give one of them")
+            words = f"{' and '.join(self._whole_rules)} both say what the text is; give one of them"
+            raise FieldError(self._whole_rules[-1], words)
         if self.rule_fields and self.stops:
-            raise ValueError(f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
+            raise FieldError("stop", f"stop may end a text before it matches {self.rule_fields[0]}; leave it out")
         if _count_characters(self._schema) > LIMITS.schema_characters:
-            raise ValueError(f"{self.rule_fields[0]}: the schema has more than {LIMITS.schema_characters:,} characters")
+            name = self.rule_fields[0]
+            raise FieldError(name, f"{name}: the schema has more than {LIMITS.schema_characters:,} characters")
         if sum(map(len, self.guided_choice)) > LIMITS.rule_characters:
-            raise ValueError(f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together")
+            words = f"guided_choice: its texts have more than {LIMITS.rule_characters:,} characters together"
+            raise FieldError("guided_choice", words)
         if len(self._contained) > LIMITS.contained:
-            raise ValueError(f"contains: {len(self._contained):,} texts; give at most {LIMITS.contained}")
+            raise FieldError("contains", f"contains: {len(self._contained):,} texts; give at most {LIMITS.contained}")
         if sum(map(len, self._contained)) > LIMITS.rule_characters:
-            raise ValueError(f"contains: its texts have more than {LIMITS.rule_characters:,} characters together")
+            words = f"contains: its texts have more than {LIMITS.rule_characters:,} characters together"
+            raise FieldError("contains", words)
         return self
 
 
@@ -325,14 +337,11 @@ class CompletionBody(TextBody):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stream and self.best_of > self.n:
-            raise ValueError(
-                f"best_of {self.best_of}: the best texts are only known when all are done; leave out stream, "
-                "or set n to the same number"
-            )
+            words = "the best texts are only known when all are done; leave out stream, or set n to the same number"
+            raise FieldError("best_of", f"best_of {self.best_of}: {words}")
         if "max_tokens" in self.model_fields_set and self.length != self.max_tokens:
-            raise ValueError(
-                f"max_tokens {self.max_tokens} and max_completion_tokens {self.length} mean the same; give one of them"
-            )
+            words = f"max_completion_tokens {self.length} mean the same; give one of them"
+            raise FieldError("max_tokens", f"max_tokens {self.max_tokens} and {words}")
         return self
 
     @model_validator(mode="after")
@@ -342,9 +351,10 @@ class CompletionBody(TextBody):
             given |= {"best_of": self.best_of > self.n, "stop": bool(self.stops), "logit_bias": bool(self.logit_bias)}
             given |= {"novel": self.novel > 0, "beam": self.beam > 0}
             for name in (name for name, is_given in given.items() if is_given):
-                raise ValueError(f"{name} cannot be combined with suffix; leave it out")
+                raise FieldError(name, f"{name} cannot be combined with suffix; leave it out")
             if self.length > LIMITS.infill_length:
-                raise ValueError(f"max_tokens {self.length}: with suffix, send at most {LIMITS.infill_length}")
+                words = f"max_tokens {self.length}: with suffix, send at most {LIMITS.infill_length}"
+                raise FieldError("max_tokens", words)
         return self
 
     @model_validator(mode="after")
@@ -353,11 +363,14 @@ class CompletionBody(TextBody):
             neutral = type(self).model_fields
             idle = (*SamplingSettings.model_fields, "logit_bias", "echo", "logprobs", "save_state", "best_of", "draws")
             for name in (name for name in idle if getattr(self, name) != neutral[name].default):
-                raise ValueError(f"{name}: a beam draws nothing, and finds texts alone; leave it out, or beam")
+                words = f"{name}: a beam draws nothing, and finds texts alone; leave it out, or beam"
+                raise FieldError(name, words)
             if self.n > self.beam:
-                raise ValueError(f"n {self.n}: a beam of {self.beam} finds no more than that; raise beam")
+                raise FieldError("n", f"n {self.n}: a beam of {self.beam} finds no more than that; raise beam")
             if self.length > LIMITS.beam_length:
-                raise ValueError(f"max_tokens {self.length}: with beam, send at most {LIMITS.beam_length}")
+                raise FieldError(
+                    "max_tokens", f"max_tokens {self.length}: with beam, send at most {LIMITS.beam_length}"
+                )
         return self
 
 
