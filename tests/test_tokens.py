@@ -29,6 +29,7 @@ from scriven.inference.generation import make_decoder
 from scriven.inference.novelty import _build_index
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
+from scriven.server.shared import token_name
 from scriven.session import Model
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
@@ -239,6 +240,38 @@ def test_an_alphabet_of_tokens_leaves_the_others_unknown(tmp_path: Path) -> None
     write(tmp_path / "known.txt", "A B\n")
     with pytest.raises(InputError, match="not one token"):
         build([name], settings, tmp_path / "other")
+
+
+@pytest.mark.parametrize("unseen", [["C", "C"], ["D", "C"], ["A", "C"], ["C D"]])
+def test_a_header_names_each_unknown_token_once(tmp_path: Path, unseen: list[str]) -> None:
+    name, listed = write(tmp_path / "a.txt", "A B C A D\n" * 40), write(tmp_path / "known.txt", "A\nB\n\\n\n")
+    folder = build([name], CorpusSettings(unit="token", alphabet=listed), tmp_path / "corpus")
+    header = json.loads((folder / "corpus.json").read_text("utf-8"))
+    assert header["unseen_tokens"] == ["C", "D"]
+    (folder / "corpus.json").write_text(json.dumps({**header, "unseen_tokens": unseen}), "utf-8")
+    with pytest.raises(InputError, match="damaged"):
+        Corpus.open(folder)
+
+
+def test_each_token_has_a_name_of_its_own() -> None:
+    spelled = ["<unk>", "<bos>", "token:<unk>", "bytes:\\x80", "\udc80", "a\udc80", "\udc81", "a", "\n", "bytes"]
+    vocabulary = Vocabulary.from_json(json.dumps({"unit": "token", "symbols": sorted(spelled)}))
+    names = [token_name(vocabulary, each) for each in range(vocabulary.size)]
+    assert len({*names, "<bos>"}) == len(names) + 1
+    assert names[vocabulary.unknown] == "<unk>"
+    plain = ("a", "\n", "bytes")
+    assert tuple(names[vocabulary.tokens.index(each)] for each in plain) == plain
+    assert names[vocabulary.tokens.index("<unk>")] == "token:<unk>"
+
+
+def test_a_copied_stretch_begins_after_the_space_before_its_first_token(twins: Twins) -> None:
+    known = songs(1).splitlines()[3]
+    for before, line, column in (("", 1, 1), ("zz", 1, 4), ("zz y", 1, 6), ("zz\ny", 2, 3), ("zz y\nzz", 2, 4)):
+        text = f"{before} {known}".lstrip()
+        stretch = twins[0].novelty(text).stretches[0]
+        found = text.splitlines()[stretch.line - 1][stretch.column - 1 :]
+        assert found.startswith(stretch.text)
+        assert (stretch.line, stretch.column) == (line, column)
 
 
 @pytest.mark.parametrize(("known", "line"), [("A\nB\n", 1), ("A\nB\n\\n\n", 3), ("A\nB\nC\n", 1)])

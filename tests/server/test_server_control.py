@@ -274,6 +274,7 @@ def test_a_text_obeys_all_rules_at_once(client: openai.OpenAI, more: dict[str, A
         ({"allow": "a", "stop": "b"}, "stop", "stop may end a text before it matches allow"),
         ({"contains": ["a"] * 17}, "contains", "contains: 17 texts; give at most 16"),
         ({"contains": "a" * 61}, "contains", "the shortest text that obeys has 61 characters"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", ": type json_schema and the field"),
         ({"forbid": "a" * 1001}, "forbid", "at most 1000 characters"),
         ({"contains": ["a" * 500, "a" * 501]}, "contains", "its texts have more than 1,000 characters together"),
         ({"contains": ["a" * 500, "b" * 500], "allow": "ab"}, "allow", "the rule needs more than 1,000 states"),

@@ -102,6 +102,14 @@ def test_a_text_copies_as_much_as_the_command_line_and_python_say(
     assert found["longest"] >= len("a tiny text.")
 
 
+def test_a_byte_is_sent_as_half_a_character(client: httpx.Client) -> None:
+    content = '{"model": "bytes", "text": "a tiny\\udcff"}'
+    told = client.post("/novelty", content=content, headers={"content-type": "application/json"})
+    assert (told.json()["characters"], told.json()["longest"]) == (7, 6)
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["NoveltyBody"]["properties"]["text"]
+    assert schema["maxLength"] == LIMITS.novelty_characters
+
+
 def test_each_written_text_says_what_it_copies(client: httpx.Client, models: dict[str, Model]) -> None:
     asked = {"model": "text", "prompt": "a tiny ", "max_tokens": 40, "seed": 3, "n": 2, "copied": True}
     texts = models["text"].samples(2, "a tiny ", length=40, seed=3, temperature=1.0)

@@ -117,6 +117,8 @@ class Header(Frozen):
             raise ValueError("unseen symbols are code points or tokens, not both")
         if not all(map(is_token, self.unseen_tokens)):
             raise ValueError("unseen tokens must be tokens")
+        if list(self.unseen_tokens) != sorted({*self.unseen_tokens}.difference(self.vocabulary.get("symbols", ()))):
+            raise ValueError("unseen tokens must be unknown to the vocabulary, each one once, sorted")
         return self
 
 

@@ -392,15 +392,16 @@ def choose_stretches(lengths: Ids, most: int) -> list[int]:
 
 def _stretch(index: TrainingIndex, vocabulary: Vocabulary, ids: Ids, place: int, matches: tuple[Ids, Ids]) -> Stretch:
     length, there = int(matches[0][place]), int(matches[1][place])
-    before = vocabulary.decode(ids[:place])
+    text, before = vocabulary.decode(ids[place : place + length]), vocabulary.decode(ids[:place])
+    spaces = len(vocabulary.fit_between(before, text, "")) - len(text)  # between two tokens
     boundary = -1 if vocabulary.boundary is None else vocabulary.boundary
     found = index.find(there)
     return Stretch(
-        text=vocabulary.decode(ids[place : place + length]),
+        text=text,
         length=length,
         start=int(np.count_nonzero(ids[:place] != boundary)),
         line=before.count("\n") + 1,
-        column=len(before) - (before.rfind("\n") + 1) + 1,
+        column=len(before) + spaces - (before.rfind("\n") + 1) + 1,
         source=index.describe(*found),
         character=found[0],
     )

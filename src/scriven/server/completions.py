@@ -38,6 +38,7 @@ from scriven.server.responses import (
     run_apart,
 )
 from scriven.server.shared import (
+    BEGIN_NAME,
     DisconnectAwareResponse,
     RequestHandle,
     ServedModel,
@@ -78,7 +79,7 @@ class Tokens:
         self._released = self._known = offset  # characters: of the text released, and of all tokens so far
         self._waiting: deque[tuple[int, int, str, float | None, dict[str, float] | None]] = deque()
         if begins:
-            self._waiting.append((0, 0, "<bos>", None, None))
+            self._waiting.append((0, 0, BEGIN_NAME, None, None))
 
     def add(self, surprisals: SymbolSurprisals) -> None:
         """Adds symbols. Their text may be released later."""

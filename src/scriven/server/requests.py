@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -179,15 +180,25 @@ class StateBody(RequestBody):
     adapt: Annotated[bool, NULLABLE] = Field(False, description=ADAPT)
 
 
+def _check_novelty_length(text: str) -> str:
+    if len(text) > LIMITS.novelty_characters:
+        raise ValueError(f"string should have at most {LIMITS.novelty_characters} characters")
+    return text
+
+
+# With a bound of pydantic's own, a lone surrogate is refused, which means a byte here.
+NovelText = Annotated[
+    str, AfterValidator(_check_novelty_length), Field(json_schema_extra={"maxLength": LIMITS.novelty_characters})
+]
+
+
 class NoveltyBody(RequestBody):
     """POST /novelty."""
 
     model: Annotated[str, NULLABLE] = Field(
         "", description="name of the model; may be left out if the server has only one"
     )
-    text: str = Field(
-        max_length=LIMITS.novelty_characters, description="text that is compared with the training text of the model"
-    )
+    text: NovelText = Field(description="text that is compared with the training text of the model")
     stretches: Annotated[int, NULLABLE] = Field(
         1,
         ge=0,
@@ -271,7 +282,8 @@ def _describe_error(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False)[0]
     place = [str(each) for each in first["loc"]]
     param = place[0] if place else None
-    problem = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
+    said = first["msg"].removeprefix("Value error, ")
+    problem = f"{said[:1].lower()}{said[1:]}"
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
     if first["type"] == "missing":
@@ -279,7 +291,7 @@ def _describe_error(error: ValidationError) -> ApiError:
     if param is None:
         cause = first.get("ctx", {}).get("error")
         at_fault = cause.param if isinstance(cause, FieldError) else None
-        return ApiError(400, first["msg"].removeprefix("Value error, "), at_fault, "invalid_value")
+        return ApiError(400, said, at_fault, "invalid_value")
     problem, given = FORMS.get(param, problem), first["input"]
     value = repr(given[:60] if isinstance(given, str | list) else given)  # only the first of what may be a million
     shown = value if len(value) <= 60 else value[:57] + "..."

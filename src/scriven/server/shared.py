@@ -48,6 +48,8 @@ from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
 NO_MODEL = "this server has no model yet; train one on its page, or with POST /trainings"
+UNKNOWN_NAME, BEGIN_NAME = "<unk>", "<bos>"  # of symbols that are no text
+BYTES, TOKEN = "bytes:", "token:"  # before the names of bytes, and of tokens whose text could be another name
 LEARNED_AT_ONCE = 256  # symbols that a text learns from at once, so that requests that are gone end soon
 NO_TRAINING_TEXT = (
     "this model's counts go on from its training text, which this server does not have; served with --counts none, the "
@@ -426,12 +428,20 @@ def check_ids(model: Model, ids: list[int], param: str) -> Ids:
 
 
 def token_name(vocabulary: Vocabulary, symbol: int) -> str:
-    """The name of a symbol: its text, or `bytes:` and its bytes if it is not a character by itself."""
+    """The name of a symbol: its text, or `bytes:` and its bytes if it is not a character by itself.
+
+    No other symbol has it, but for a boundary whose separator is one. A token whose text could be another name has
+    `token:` before it.
+    """
     if symbol == vocabulary.unknown:
-        return "<unk>"
+        return UNKNOWN_NAME
     if vocabulary.unit == "byte" and 128 <= symbol < 256:
         return _bytes_name(bytes([symbol]))
     text = vocabulary.decode([symbol])
+    if vocabulary.unit == "token" and symbol != vocabulary.boundary:
+        if any("\ud800" <= each <= "\udfff" for each in text):
+            return _bytes_name(text.encode("utf-8", WRITTEN))
+        return f"{TOKEN}{text}" if text in (UNKNOWN_NAME, BEGIN_NAME) or text.startswith((BYTES, TOKEN)) else text
     return character_name(text) if len(text) == 1 else text
 
 
@@ -442,7 +452,7 @@ def character_name(character: str) -> str:
 
 
 def _bytes_name(data: bytes) -> str:
-    return "bytes:" + "".join(f"\\x{each:02x}" for each in data)
+    return BYTES + "".join(f"\\x{each:02x}" for each in data)
 
 
 async def run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -34,6 +34,7 @@ from scriven.server.responses import (
     too_many_requests,
 )
 from scriven.server.shared import (
+    UNKNOWN_NAME,
     RequestHandle,
     ServedModel,
     ServerState,
@@ -95,7 +96,7 @@ async def tokenizer_info(request: Request) -> Response:
             "eos_token": separator,
             "separator": vocabulary.separator,  # between two documents
             "pad_token": None,
-            "unk_token": "<unk>",
+            "unk_token": UNKNOWN_NAME,
             "chat_template": None,
         }
     )
