@@ -164,8 +164,13 @@ def test_the_longest_copied_stretch_is_underlined_and_named(copying: tuple[Page,
     expect(page.locator("#write-note")).to_contain_text("of its stretches of 20 characters are new.")
     assert "".join(page.locator("#write-text .copied").all_text_contents()) == found["stretches"][0]["text"]
     assert violations(page) == []
+    noted = page.locator("#write-note").text_content()
     page.uncheck("#write-copies")
     expect(page.locator("#write-text .copied")).to_have_count(0)
+    expect(page.locator("#write-note")).not_to_contain_text("in a row are copied")
+    page.check("#write-copies")
+    expect(page.locator("#write-note")).to_have_text(str(noted))  # and not twice
+    page.uncheck("#write-copies")
     page.reload()
     expect(page.locator("#write-copies")).not_to_be_checked()
 

@@ -175,11 +175,11 @@ class TerminalReport:
         return f"validation, {NETWORK_ALONE}:" if self._started and self._started.counts else "validation"
 
     def _validation(self, last: Evaluated) -> Text:
-        told = f"{self._validation_name} {means(last.loss, whole=True, unit=self._unit)} at step {last.step:,}"
+        words = f"{self._validation_name} {means(last.loss, whole=True, unit=self._unit)} at step {last.step:,}"
         best = next((each for each in reversed(self._evaluated) if each.best), last)
         if best is last:
-            return Text(told, style="green")
-        return Text(f"{told}; best {number(best.loss.bits_per_char)} at step {best.step:,}")
+            return Text(words, style="green")
+        return Text(f"{words}; best {number(best.loss.bits_per_char)} at step {best.step:,}")
 
     def _evaluate(self, event: Evaluated) -> None:
         self._evaluated.append(event)
@@ -260,12 +260,12 @@ class TerminalReport:
         kept = [each.loss for each in self._evaluated if each.step == event.best_step and not each.final]
         lowest = self._is_lowest(kept[-1] if kept else event.best)
         what = "Best validation loss" if lowest else "Validation loss of the kept model"
-        told = [f"{what}{alone}, at step {event.best_step:,}:"]
+        head = [f"{what}{alone}, at step {event.best_step:,}:"]
         if lines := [line for events in finals.values() for line in final_words(events, self._unit)]:
-            return told + lines
+            return head + lines
         protocols = [protocol_words(each, self._unit) for each in self._evaluated[-1:]]
         return [
-            " ".join([*told, means(event.best, whole=True, unit=self._unit), *(f"({words})" for words in protocols)])
+            " ".join([*head, means(event.best, whole=True, unit=self._unit), *(f"({words})" for words in protocols)])
         ]
 
 

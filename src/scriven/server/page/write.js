@@ -41,6 +41,7 @@ let scored = null; // the text with its surprisals, if they are shown
 let scoring = new AbortController();
 let copied = null; // `{text, model, from, to}`, the text with its longest copied stretch, if that is shown
 let comparing = new AbortController();
+let noted = ""; // the note, without what is copied
 
 export function start(theApp) {
   app = theApp;
@@ -170,9 +171,11 @@ function summary({ at, length }, seed, { ended, unknown }) {
   return `${number(written)} characters in ${number(seconds, 1)} s, seed ${seed}. ${next}${unseen}`;
 }
 
-function note(words) {
-  part("note").textContent = words;
-  app.announce(words);
+/** Shows a note, and after it `more`, which is not kept. */
+function note(words, more = "") {
+  noted = words;
+  part("note").textContent = `${words} ${more}`.trim();
+  app.announce(part("note").textContent);
 }
 
 // --- versions, undo, edit
@@ -392,16 +395,16 @@ async function compareShown() {
   copied = { text, model, from: 0, to: 0 };
   try {
     const start = firstWritten();
-    const found = await api.novelty(model, text.slice(start, start + LONGEST_COMPARED), signal);
+    const found = await api.novelty(model, text.slice(start, startOfCharacter(text, start + LONGEST_COMPARED)), signal);
     if (signal.aborted) return;
     const stretch = found.stretches[0]?.text ?? "";
     const from = stretch ? text.indexOf(stretch, start) : -1; // -1 where the model reads another case, for example
     copied = { text, model, from: Math.max(0, from), to: from < 0 ? 0 : from + stretch.length };
     if (writing) return;
     show();
-    note(`${part("note").textContent} ${describeCopies(found)}`.trim());
+    note(noted, describeCopies(found));
   } catch (error) {
-    if (!signal.aborted) note(errorText(error));
+    if (!signal.aborted) note(noted, errorText(error));
   }
 }
 
@@ -413,7 +416,9 @@ function describeCopies({ longest, stretches, novel }) {
 
 function onCopies() {
   store(COPIES, part("copies").checked);
+  comparing.abort();
   copied = null;
+  part("note").textContent = noted;
   show();
 }
 
