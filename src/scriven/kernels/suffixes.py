@@ -8,6 +8,7 @@ is the reference and the fallback, many times slower.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import addressof, c_int64, c_void_p
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ from scriven.kernels.encode import usable
 from scriven.kernels.native_library import NativeStruct, fields
 
 PLACES_AT_ONCE = 1 << 12  # of a query that a thread looks up
+FIRST_PLACES = (
+    16  # of the first piece; later ones have more, or fewer where texts repeat themselves and each takes long
+)
+PIECE_SECONDS = 0.1
 COMPARED_AT_ONCE = 64  # ids, by numpy
 
 Text = npt.NDArray[np.unsignedinteger]
@@ -142,7 +147,7 @@ class SuffixTable:
     def match(self, ids: Ids, check_stop: Callable[[], object] = lambda: None) -> Matches:
         """Returns the longest stretch at each place of ids (T,): up to where the text, or a document, ends.
 
-        `check_stop` is called before each piece of PLACES_AT_ONCE places, and may raise an error to end it.
+        `check_stop` is called before each piece of at most PLACES_AT_ONCE places, and may raise an error to end it.
         """
         if not usable():
             return self._match_plain(ids, check_stop)
@@ -165,8 +170,13 @@ class SuffixTable:
             )
 
         def _match(first: int, last: int) -> None:
-            for begin in range(first, last, PLACES_AT_ONCE):
-                _match_piece(begin, min(begin + PLACES_AT_ONCE, last))
+            count = min(FIRST_PLACES, PLACES_AT_ONCE)
+            while first < last:
+                started = time.perf_counter()
+                _match_piece(first, min(first + count, last))
+                first += count
+                slow = time.perf_counter() - started > PIECE_SECONDS
+                count = max(1, count // 2) if slow else min(PLACES_AT_ONCE, 2 * count)
 
         if len(ids) and self.blocks:
             native_library.parallel_for(_match, len(ids), PLACES_AT_ONCE, native_library.threads())
