@@ -730,10 +730,12 @@ class Session:
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
         line = options.begin(self._model.vocabulary, self._random, self._model._followers(options))
-        return self._pieces(line, options.piece)
+        if self._model.vocabulary.unit != "token":  # what comes next does not depend on how the text ends
+            return self._memory.write(line, options.piece)
+        return self._spaced_pieces(line, options.piece)
 
-    def _pieces(self, line: Generation, piece: int) -> Iterator[str]:
-        """Yields what is written after all that was read, and remembers how it ends."""
+    def _spaced_pieces(self, line: Generation, piece: int) -> Iterator[str]:
+        """Yields tokens that are written after all that was read, and remembers how they end."""
         line.pen.follow(self._last)
         for text in self._memory.write(line, piece):
             self._remember_end(line)
