@@ -77,11 +77,15 @@ def test_a_model_comes_back(command: Command, hub: HubServer, run: Path) -> None
     assert again.code == 2 and "runs/novels" in again.err
 
 
-def test_hf_xet_is_used_where_it_is_asked_for_alone(
-    command: Command, hub: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hf_xet_is_not_used(hub: HubServer, run: Path) -> None:
     push_run(str(run), "ann/novels")
     assert not constants.HF_HUB_DISABLE_XET and not any("xet" in path for path in hub.paths)  # left as it was
+
+
+@pytest.mark.thorough  # it tries for up to some minutes to reach a hub that lacks it
+def test_hf_xet_is_used_where_it_is_asked_for(
+    command: Command, hub: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
     done = command("push", "run", "ann/poems")
     assert done.code == 3 and hub.address in done.err and "Traceback" not in done.err, done.err
