@@ -269,7 +269,7 @@ def test_openai_goes_on_from_a_state(client: openai.OpenAI, models: dict[str, Mo
         ({"prompt": [[]]}, None),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"seed": 1.5}, "seed"),
-        ({"suffix": "x", "max_tokens": 501}, None),
+        ({"suffix": "x", "max_tokens": 501}, "max_tokens"),
         ({"extra_body": {"nonsense": 1}}, "nonsense"),
         ({"extra_body": {"state": "nothing"}}, "state"),
     ],
