@@ -83,6 +83,16 @@ def assert_same(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> 
             assert one == (pytest.approx(other, rel=near, abs=1e-6) if isinstance(other, float) else other), name
 
 
+def printed_columns(command: Command, run: Path, file: Path, by: str, columns: str) -> dict[str, list[Any]]:
+    """What `scriven score` prints of the units of TEXT, by column; the file's name is left out."""
+    file.write_bytes(TEXT.encode())
+    words = ["--by", by, "--json", "--columns", columns, "--precision", "fp32", "--device", "cpu"]
+    printed = command("score", str(run), str(file), *words)
+    assert printed.code == 0, printed.err
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    return {name: values for name, values in columns_of(rows).items() if name != "file"}
+
+
 @pytest.mark.parametrize("by", ["word", "line", "document"])
 @pytest.mark.parametrize("name", ["text", "lines", "bytes"])
 def test_rows_are_those_of_the_command_line_and_of_python(
@@ -94,12 +104,7 @@ def test_rows_are_those_of_the_command_line_and_of_python(
     command: Command,
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "text.txt").write_bytes(TEXT.encode())
-    words = ["--by", by, "--json", "--columns", "all", "--precision", "fp32", "--device", "cpu"]
-    printed = command("score", str(runs[name]), str(tmp_path / "text.txt"), *words)
-    assert printed.code == 0, printed.err
-    rows = [json.loads(line) for line in printed.out.splitlines()]
-    expected = {name: values for name, values in columns_of(rows).items() if name != "file"}
+    expected = printed_columns(command, runs[name], tmp_path / "text.txt", by, "all")
     assert_same(columns_of(models[name].score_units(TEXT, by=by)), expected)
     whole = client.post("/score", json={"model": name, "text": TEXT, "by": by}).json()
     assert "surprisal" not in whole
@@ -138,13 +143,8 @@ def test_the_entropy_at_the_start_of_a_unit_is_that_of_the_command_line_and_of_p
     command: Command,
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "text.txt").write_bytes(TEXT.encode())
     row = models[name].score_units(TEXT, by=by, entropy=True)[0]
-    words = ["--by", by, "--json", "--columns", ",".join(row), "--precision", "fp32", "--device", "cpu"]
-    printed = command("score", str(runs[name]), str(tmp_path / "text.txt"), *words)
-    assert printed.code == 0, printed.err
-    rows = [json.loads(line) for line in printed.out.splitlines()]
-    expected = {name: values for name, values in columns_of(rows).items() if name != "file"}
+    expected = printed_columns(command, runs[name], tmp_path / "text.txt", by, ",".join(row))
     assert_same(columns_of(models[name].score_units(TEXT, by=by, entropy=True)), expected)
     whole = client.post("/score", json={"model": name, "text": TEXT, "by": by, "entropy": True}).json()
     assert_same(whole["units"], expected)
