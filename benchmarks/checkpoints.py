@@ -20,7 +20,7 @@ from common import MB, arguments_parser, save, table
 
 from scriven.events import Saved, Stepped
 from scriven.runs import Saver
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.loop import Trainer
 from scriven.training.start import Request, train
 

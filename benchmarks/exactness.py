@@ -37,7 +37,7 @@ from scriven.distributed.launch import LOCAL, TCPStore, torchrun_process
 from scriven.kernels import native_library
 from scriven.loss import Loss
 from scriven.runtime import available_cores
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training import workload
 from scriven.training.request import Request
 from scriven.training.start import work as led

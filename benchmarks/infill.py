@@ -28,8 +28,8 @@ from scriven.inference.generation import GenerationOptions
 from scriven.inference.search import MiddleOptions, MiddleSearch
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
+from scriven.sampling_settings import SamplingSettings
 from scriven.session import Model
-from scriven.settings import SamplingSettings
 
 MARKS = PREFIX, SUFFIX, MIDDLE, END = "¹²³⁴"
 LEAST, MOST = 5, 40  # characters of a span

@@ -38,7 +38,7 @@ from scriven.runs import open_run
 from scriven.runs.folder import has_checkpoints
 from scriven.runs.journal import METRICS_FILE, read_lines
 from scriven.runs.recovery import recover
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training import workload
 from scriven.training.start import Request, train
 

@@ -25,7 +25,8 @@ from starts import Piece
 import scriven
 from scriven.corpus.build import open_or_build
 from scriven.corpus.store import Corpus
-from scriven.settings import Settings, merge_settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_settings import (
     STEP_EFFICIENCY,
     _relative_cost,

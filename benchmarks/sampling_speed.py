@@ -30,8 +30,9 @@ from scriven.kernels.counts import NgramTable
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
 from scriven.runs.ngrams import MixtureWeights
+from scriven.sampling_settings import SamplingSettings
 from scriven.session import Model
-from scriven.settings import ModelSettings, SamplingSettings, Settings
+from scriven.settings import ModelSettings, Settings
 from scriven.training.mixing import WRITE_ORDER, count_text
 from scriven.vocabulary import Vocabulary
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scriven.settings import Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from scriven.training.auto_settings import choose_settings, expected_seconds
 from scriven.training.workload import Workload
 

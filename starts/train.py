@@ -30,7 +30,7 @@ from scriven.runs import Run, open_run
 from scriven.runs.journal import METRICS_FILE
 from scriven.runs.tensors import encode
 from scriven.safe_files import read_toml
-from scriven.settings import merge_settings
+from scriven.settings_values import merge_settings
 
 HERE = Path(__file__).parent
 FEWEST = 100  # times that a character occurs in the text, to be one that the start knows

@@ -37,7 +37,8 @@ from scriven.runs.tensors import decode, finite, read_checked
 from scriven.safe_files import read_toml
 from scriven.server import requests, run_monitor, writing_requests
 from scriven.server.responses import ApiError
-from scriven.settings import CorpusSettings, validate
+from scriven.settings import CorpusSettings
+from scriven.settings_values import validate
 from scriven.training.state import load_state
 from scriven.vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary, tokens_of
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"

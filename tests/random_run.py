@@ -9,7 +9,7 @@ import torch
 
 from scriven.model.language_model import make_model
 from scriven.runs import create_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n ,abcdehlort"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scriven.settings import SamplingSettings, Settings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "scriven"

@@ -10,7 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors arrays runtime arguments strict_json settings settings_checks loss events vocabulary
+    errors arrays runtime arguments strict_json settings settings_values settings_checks sampling_settings
+    loss events vocabulary
     rules.patterns rules.json_schema rules.alphabet rules.automaton rules penalties
     recipes starts
     counter_rng safe_files signals
@@ -48,7 +49,7 @@ MAP = """
     server.searches server.chat server.scoring server.utility_routes server.renewal server.openapi server.metrics
     server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
-    cli.packaged cli.choose cli.tables cli.novelty cli.search cli.sample_options cli.sample_texts cli.sample_checks
+    cli.packaged cli.choose cli.tables cli.novelty cli.sample_options cli.sample_texts cli.sample_checks
     cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread cli.serve cli.train cli.verify_resume
     __main__
 """

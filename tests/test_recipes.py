@@ -5,8 +5,8 @@ import pytest
 from scriven import recipes
 from scriven.errors import UsageError
 from scriven.model.shapes import parameter_count
-from scriven.settings import validate
 from scriven.settings_checks import check_complete
+from scriven.settings_values import validate
 
 
 @pytest.mark.parametrize("name", recipes.names())

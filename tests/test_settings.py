@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
 from scriven.safe_files import read_toml
-from scriven.settings import ModelSettings, Settings, merge_settings, validate, with_current_names
+from scriven.settings import ModelSettings, Settings
 from scriven.settings_checks import check_complete
+from scriven.settings_values import merge_settings, validate, with_current_names
 
 
 def test_settings_survive_toml(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from scriven.kernels import native_library
 from scriven.model.language_model import make_model
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefg"

@@ -22,14 +22,8 @@ from scriven.runs.claim import check_new_run, describe_origin
 from scriven.runs.folder import has_checkpoints
 from scriven.runs.tensors import check_arrays, finite
 from scriven.runtime import MAIN, Registered
-from scriven.settings import (
-    REGISTERED_CELLS,
-    REGISTERED_OPTIMIZERS,
-    CorpusSettings,
-    ReaderSettings,
-    Settings,
-    validate,
-)
+from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, CorpusSettings, ReaderSettings, Settings
+from scriven.settings_values import validate
 
 HIGHEST_RATE = 100  # of a training
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.errors import UsageError
-from scriven.settings import DRY_MATCH, LONGEST_PAST, SamplingSettings
+from scriven.sampling_settings import DRY_MATCH, LONGEST_PAST, SamplingSettings
 
 DRY_MOST = 1e6  # what DRY takes from a logit at most
 NOTHING = np.empty(0, np.int64)

@@ -66,7 +66,8 @@ from scriven.penalties import Followers
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.rules import Rule
 from scriven.runs.folder import Which, find_run, open_run
-from scriven.settings import SamplingFilters, Settings
+from scriven.sampling_settings import SamplingFilters
+from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary, check_ids
 
 if TYPE_CHECKING:

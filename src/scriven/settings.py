@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from scriven.errors import MOST_SHOWN, UsageError, close_dotted, close_names, did_you_mean, join_names, shorten
+from scriven.errors import close_names, did_you_mean, join_names, shorten
 from scriven.runtime import Registry
 
 Array = TypeVar("Array")  # of numpy or of torch
@@ -21,25 +21,8 @@ Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
 Unit = Literal["character", "byte", "token"]
 SHORT_NAMES = {"character": "char"}  # of symbols, in units such as bits/char
-PLAINER = {
-    "float_parsing": "give a number, such as 5 or 0.5",
-    "int_parsing": "give a whole number",
-    "int_from_float": "give a whole number",
-    "literal_error": "give {expected}",
-    "greater_than": "give more than {gt}",
-    "greater_than_equal": "give {ge} or more",
-    "less_than": "give less than {lt}",
-    "less_than_equal": "give {le} or less",
-}
 ACTIVATIONS = ("tanh", "relu")
-MOST_NAMED = 5  # settings in an error
-LONGEST_PAST = 4096  # characters written last that a penalty looks at, at most
-DRY_MATCH = 64  # characters of a repetition that DRY compares, at most
 TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
-RENAMED = {  # settings by the names that files of earlier versions have
-    "training.returns": "training.max_rollbacks",
-    "training.skips": "training.max_skipped_steps",
-}
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 REGISTERED_CELLS = Registry("model.cell", get_args(Cell))
 REGISTERED_OPTIMIZERS = Registry("training.optimizer", get_args(Optimizer))
@@ -534,95 +517,6 @@ class BudgetSettings(Frozen):
         return any(value for _, value in self)
 
 
-class SamplingSettings(Frozen):
-    """How the next character is picked."""
-
-    temperature: float = setting(
-        0.8, "how random the text is: lower is more predictable; 0 always picks the most likely character", ge=0
-    )
-    top_k: int = setting(0, "pick only from the k most likely characters; 0 means no limit", ge=0)
-    top_p: float = setting(
-        1.0, "pick only from the most likely characters that together have this probability", gt=0, le=1
-    )
-    min_p: float = setting(
-        0.0,
-        "skip characters much less likely than the top one: those below this fraction of its probability",
-        ge=0,
-        le=1,
-    )
-    typical_p: float = setting(
-        1.0,
-        "pick only from the characters whose surprise is nearest to the average one, and that together have this "
-        "probability; 1 means off",
-        gt=0,
-        le=1,
-    )
-    mirostat_tau: float = setting(
-        0.0, "keep the surprise near this many bits per character, by mirostat 2; 0 means off", ge=0, le=100
-    )
-    mirostat_eta: float = setting(0.1, "how fast mirostat adapts", ge=0, le=10)
-    repetition_penalty: float = setting(
-        1.0,
-        "make characters that were written before less likely: divide their logits by this, or multiply those below 0; "
-        "1 means off",
-        ge=0.01,
-        le=100,
-    )
-    presence_penalty: float = setting(
-        0.0, "subtract this from the logits of characters that were written before", ge=-100, le=100
-    )
-    frequency_penalty: float = setting(
-        0.0, "subtract this from a character's logit for each time that it was written before", ge=-100, le=100
-    )
-    repeat_last_n: int = setting(
-        64, "how many of the last characters written the three penalties above look at", ge=0, le=LONGEST_PAST
-    )
-    dry_multiplier: float = setting(
-        0.0,
-        "DRY, a penalty that ends loops: how strongly characters are avoided that would repeat a sequence already "
-        "written; 0 means off",
-        ge=0,
-        le=1000,
-    )
-    dry_base: float = setting(1.75, "DRY: how the penalty grows with each character repeated", ge=1, le=100)
-    dry_allowed_length: int = setting(
-        10, "DRY: characters that may be repeated before the next has a penalty", ge=1, le=DRY_MATCH
-    )
-    dry_penalty_last_n: int = setting(
-        1024, "DRY: how many of the last characters written it looks at", ge=1, le=LONGEST_PAST
-    )
-    novel: int = setting(
-        0,
-        "write no stretch of this many characters that is in the training text; 0 means off. A text ends where nothing "
-        "else is left. See docs/novelty.md",
-        ge=0,
-        le=LONGEST_PAST,
-    )
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether more is needed to draw than the logits and the first four settings."""
-        switches = (self.mirostat_tau, self.presence_penalty, self.frequency_penalty, self.dry_multiplier, self.novel)
-        return any(switches) or self.repetition_penalty != 1 or self.typical_p != 1
-
-
-class SamplingFilters(TypedDict, total=False):
-    """The settings of sampling that few people need, as arguments of functions; see SamplingSettings."""
-
-    typical_p: float
-    mirostat_tau: float
-    mirostat_eta: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    repeat_last_n: int
-    dry_multiplier: float
-    dry_base: float
-    dry_allowed_length: int
-    dry_penalty_last_n: int
-    novel: int
-
-
 class Settings(Frozen):
     """All settings of a run, written to its `settings.toml`."""
 
@@ -641,96 +535,3 @@ class Settings(Frozen):
 def reader_window(settings: ReaderSettings) -> int:
     """Returns the most characters that a model trained with this reader sees together; 0 means no limit."""
     return settings.length if settings.kind == "windows" else 0
-
-
-def validate(values: dict[str, Any]) -> Settings:
-    """Returns settings from nested plain values.
-
-    Raises UsageError with the setting, its value and the values that it may have.
-    """
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(describe_errors(error)) from None
-
-
-def find_unregistered(values: dict[str, Any]) -> str | None:
-    """Returns the first of nested values that names an unregistered cell or optimizer; None if all are known."""
-    for registry in (REGISTERED_CELLS, REGISTERED_OPTIMIZERS):
-        section, name = registry.setting.split(".")
-        group = values.get(section)
-        value = group.get(name) if isinstance(group, dict) else None
-        if isinstance(value, str) and not registry.knows(value):
-            return f"{registry.setting} {shorten(repr(value))}"
-    return None
-
-
-def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:
-    """Returns one sentence per wrong setting, with its dotted name (or its flag) and value."""
-    lines = []
-    errors = error.errors(include_url=False)
-    for item in errors[:MOST_NAMED]:
-        name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
-        name = f"--{name.replace('_', '-')}" if flags and name else name
-        message = item["msg"].removeprefix("Value error, ")
-        unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
-        if item["type"] in PLAINER:
-            message = PLAINER[item["type"]].format(**{key: _plain(each) for key, each in item.get("ctx", {}).items()})
-        shown = "" if unshown else f" {shorten(repr(item['input']))}"
-        if item["type"] == "extra_forbidden":
-            message = "there is no such setting" + did_you_mean(_close_settings(error.title, item["loc"]))
-        if now := RENAMED.get(name):
-            lines.append(f"{name} is now called {now}")
-            continue
-        lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
-    more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
-    return "; ".join([*map(shorten, lines), *more])
-
-
-def with_current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns nested settings under their current names. If a file has both an old name and its new one, both stay."""
-    result = dict(values)
-    for old, new in RENAMED.items():
-        (section, before), after = old.split("."), new.split(".")[1]
-        group = result.get(section)
-        if isinstance(group, dict) and before in group and after not in group:
-            result[section] = {after if name == before else name: value for name, value in group.items()}
-    return result
-
-
-def _plain(value: object) -> object:
-    """Returns a bound of a setting as people write it: 1, not 1.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
-    """Returns known settings that are close to an unknown name in the class with this title."""
-    names = [f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields]
-    if title != Settings.__name__:
-        names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
-    name = ".".join(map(str, place))[:MOST_SHOWN]
-    return close_dotted(name, names) or close_names(name, Settings.model_fields if title == Settings.__name__ else ())
-
-
-def merge_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merges nested dictionaries; values of `over` win."""
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        result[key] = merge_settings(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
-
-
-ALTERNATIVES = {"budget": set(BudgetSettings.model_fields), "monitor": {"every_steps", "every_epochs"}}
-
-
-def overlay_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merges nested settings; values of `over` win.
-
-    There can be only one budget and one interval of evaluations, so one in `over` replaces that in `base`.
-    """
-    kept = dict(base)
-    for section, names in ALTERNATIVES.items():
-        if names & set(over.get(section, {})):
-            kept[section] = {name: value for name, value in base.get(section, {}).items() if name not in names}
-    return merge_settings(kept, over)

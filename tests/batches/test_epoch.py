@@ -16,7 +16,8 @@ from scriven.corpus.build import build
 from scriven.errors import describe_steps
 from scriven.events import Started
 from scriven.model.shapes import parameter_count, parameters_by_layer
-from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate
+from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.vocabulary import Vocabulary

@@ -22,7 +22,7 @@ from scriven.errors import UsageError, close_names, close_paths, did_you_mean
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 DASHED = ["---", "-", "- Yes", "-7+8=", "-1", "-x", "--x=y", "--no such"]

@@ -15,7 +15,7 @@ from scriven.kernels import native_library
 from scriven.kernels.context_mixing import ContextMixer
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())

@@ -15,7 +15,7 @@ from scriven.kernels import native_library
 from scriven.runs import open_run
 from scriven.runtime import cache_folder
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.request import Request
 from scriven.training.start import train
 

@@ -27,7 +27,7 @@ from scriven.model.cells import RecurrentLayer
 from scriven.rules import Rule
 from scriven.runs import create_run, open_run
 from scriven.session import Model, load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz."

@@ -17,7 +17,7 @@ from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 
 TEXT = "the sea was calm\nand the sun was low\nthe old man sat down by the river\n"
 

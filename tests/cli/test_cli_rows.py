@@ -19,7 +19,7 @@ from scriven.cli.tables import Verbatim, write_tables
 from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 SOURCE = Path(__file__).parents[2] / "src" / "scriven"

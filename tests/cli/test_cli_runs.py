@@ -25,7 +25,7 @@ from scriven.report import as_dict
 from scriven.runs import open_run
 from scriven.runs.folder import find_run, locate_run
 from scriven.runs.summary import summarize
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.request import Request, resolve_resume
 
 SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]

@@ -24,7 +24,7 @@ from scriven.inference.surprisal import Scored
 from scriven.inference.units import units
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 from small_model import predictor
 

@@ -19,7 +19,7 @@ from scriven.inference.surprisal import entropies
 from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefg"

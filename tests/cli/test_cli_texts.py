@@ -12,7 +12,7 @@ from conftest import Command
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 

@@ -14,7 +14,7 @@ from scriven.corpus import Corpus, Part, inputs, shards
 from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.shards import Draft, HashedDraft, are_duplicates, copy_others
 from scriven.errors import UsageError
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import code_points
 
 DOCUMENTS = st.lists(st.text("ab😀", min_size=1, max_size=4), max_size=12)

@@ -17,7 +17,8 @@ from scriven.corpus.decoding import LineEnds, ReadCounts, fold_punctuation, read
 from scriven.corpus.encodings import decode, guess_encodings
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
-from scriven.settings import CorpusSettings, validate
+from scriven.settings import CorpusSettings
+from scriven.settings_values import validate
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 ENCODINGS = {  # with characters that each has

@@ -16,7 +16,7 @@ from scriven.corpus.decoding import LINE_END, lines_of
 from scriven.corpus.structure import Bad
 from scriven.corpus.tables import delimited_rows, read_records
 from scriven.errors import InputError, UsageError
-from scriven.settings import validate
+from scriven.settings_values import validate
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 FIELD = st.text('ab,;\t\r\n"|é ', max_size=8)

@@ -16,7 +16,7 @@ from scriven.corpus.build import build
 from scriven.corpus.shards import Draft
 from scriven.corpus.writer import Split, are_validation, validation_characters, validation_documents
 from scriven.errors import UsageError
-from scriven.settings import validate
+from scriven.settings_values import validate
 
 SHARES = st.floats(1e-6, 0.999_999)
 

@@ -21,7 +21,7 @@ from scriven.distributed import launch
 from scriven.errors import ScrivenError, UsageError
 from scriven.events import Stepped
 from scriven.runs import open_run
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 

@@ -26,7 +26,7 @@ from scriven.kernels import native_library
 from scriven.runs import create_run
 from scriven.runs.tensors import decode
 from scriven.session import Model, load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.starts import PACKAGED
 from scriven.training.request import Request
 from scriven.training.start import train

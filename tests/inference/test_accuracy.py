@@ -22,7 +22,7 @@ from scriven.model.precision import bf16_speedup
 from scriven.report import as_dict
 from scriven.report.words import means
 from scriven.runs import open_run
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_model import DOCUMENTS, TEXT, Shelf, favour, predictor

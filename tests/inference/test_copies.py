@@ -25,7 +25,7 @@ from scriven.model import CharLM
 from scriven.rules import Rule
 from scriven.runs import create_run
 from scriven.session import Model, load
-from scriven.settings import validate
+from scriven.settings_values import validate
 from small_model import Text, mixture, predictor_of
 
 LETTERS = "\n abcdefgh."

@@ -25,7 +25,8 @@ from scriven.inference.sampling import draw
 from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
 from small_model import favour, predictor
 

@@ -12,7 +12,8 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.torch_network import TorchNetwork, make_module
 from scriven.model import CharLM
 from scriven.model.shapes import weight_shapes
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
 
 SETTINGS = [

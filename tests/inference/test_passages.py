@@ -15,7 +15,8 @@ from scriven.inference.chunks import random_passage
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.report.terminal import TerminalReport
-from scriven.settings import CorpusSettings, merge_settings, validate
+from scriven.settings import CorpusSettings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 

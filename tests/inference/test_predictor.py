@@ -15,7 +15,8 @@ from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS
 from scriven.model import CharLM
-from scriven.settings import Cell, ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import Cell, ModelSettings
 from scriven.vocabulary import Vocabulary
 from small_model import favour
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.inference import sampling
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 # Multiples of 1/4 make ties frequent.
 LOGITS = st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=2, max_size=12)

@@ -22,7 +22,8 @@ from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.rules import Rule
 from scriven.session import Model, load
-from scriven.settings import Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 from small_model import Text, favour, mixture, predictor
 from test_session import make_run

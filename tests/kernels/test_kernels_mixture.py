@@ -15,7 +15,8 @@ from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramCounter, NgramMixture, NgramTable
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
 SYMBOLS, BOUNDARY = 23, 21

@@ -15,7 +15,8 @@ from scriven.kernels import native_library
 from scriven.kernels import sampler as native
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM, language_model
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
 FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)

@@ -22,7 +22,7 @@ from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.writing_requests import ChatMessage
 from scriven.session import Model
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 from served_models import guarded_app, names_model
 from small_model import predictor_of

@@ -21,6 +21,7 @@ from scriven.inference.generation import LIVE, Generation
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
+from scriven.sampling_settings import SamplingSettings
 from scriven.server import engine
 from scriven.server.jobs import Job, JobUpdate, fair_shares
 from scriven.server.limits import LIMITS, Limits
@@ -28,7 +29,8 @@ from scriven.server.prefill import surprisals_from_logits
 from scriven.server.responses import ApiError
 from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
 from scriven.session import Model
-from scriven.settings import SamplingSettings, Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from small_model import favour, predictor
 
 WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # torch and native code

@@ -21,7 +21,8 @@ from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.responses import json_text
 from scriven.server.security import Guard, policy
 from scriven.session import Model
-from scriven.settings import Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 from served_models import LETTERS
 from small_model import predictor_of

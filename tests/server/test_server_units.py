@@ -32,7 +32,7 @@ from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import Prefill, PrefillQueue
 from scriven.server.security import Guard, policy
 from scriven.session import Model, Session, load, load_session
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 from served_models import mixed_model, tokens_model
 from small_model import Text, mixture, predictor_of

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.settings import Optimizer, Settings, merge_settings, validate
+from scriven.settings import Optimizer, Settings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_settings import choose_settings, expected_seconds, readable_seconds
 from scriven.training.workload import Workload, measure_speed
 

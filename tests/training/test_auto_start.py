@@ -19,7 +19,8 @@ from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.start_model import StartModel
-from scriven.settings import CorpusSettings, Settings, merge_settings, validate
+from scriven.settings import CorpusSettings, Settings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_start import known_share, mean_nats, order0_nats
 from scriven.training.request import Request
 from scriven.training.start import train

@@ -3,7 +3,7 @@
 import pytest
 
 from scriven.distributed.rendezvous import WorkerJob
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.budget import TimeBudget, budget_fraction, evaluation_count
 from scriven.training.state import TrainingState
 

@@ -27,8 +27,9 @@ from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Stepped
 from scriven.model import CharLM
-from scriven.settings import Settings, merge_settings, validate
+from scriven.settings import Settings
 from scriven.settings_checks import check_complete
+from scriven.settings_values import merge_settings, validate
 from scriven.training.loop import Trainer
 
 STEPS = 5

@@ -19,7 +19,7 @@ from scriven.runs import open_run
 from scriven.runs.doctor import examine
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.session import Model
-from scriven.settings import validate
+from scriven.settings_values import validate
 from scriven.training.mixing import count_text
 from scriven.training.request import Request
 from scriven.training.start import train

@@ -13,7 +13,7 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Finished, Started
 from scriven.kernels import native_library
 from scriven.runs import Run, open_run
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.evaluation import known_share, words_of
 from scriven.training.notes import readable_notes, written_notes
 from scriven.training.request import Request

@@ -15,7 +15,7 @@ from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
 from scriven.model.backends import torch_threads
 from scriven.model.precision import bf16_speedup
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training import start, workload
 from scriven.training.request import Request
 from scriven.training.verify import use_cores

@@ -14,7 +14,8 @@ from scriven.events import Evaluated, Finished, Started
 from scriven.loss import Loss, kept_loss
 from scriven.runs import Run, open_run
 from scriven.runs.checkpoints import Best
-from scriven.settings import Choice, validate
+from scriven.settings import Choice
+from scriven.settings_values import validate
 from scriven.training.notes import advise, describe_learning
 from scriven.training.request import Request
 from scriven.training.start import train

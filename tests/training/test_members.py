@@ -14,7 +14,7 @@ from scriven.corpus import Corpus
 from scriven.errors import UsageError
 from scriven.events import Event, Started, Stepped
 from scriven.runs import open_run
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.verify import verify_resume

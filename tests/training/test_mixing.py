@@ -22,7 +22,9 @@ from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.ngrams import COUNTS_FILE, MixtureWeights
 from scriven.runs.summary import summarize
-from scriven.settings import ModelSettings, SamplingSettings, merge_settings, validate
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
+from scriven.settings_values import merge_settings, validate
 from scriven.training import mixing
 from scriven.training.mixing import DISCOUNT, count_text, fit_mixture, most_context, most_counted
 from scriven.training.request import Request

@@ -28,7 +28,7 @@ from scriven.runs.journal import (
     read_lines,
     read_replay_log,
 )
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.budget import TimeBudget
 from scriven.training.request import Request
 from scriven.training.start import train

@@ -19,7 +19,7 @@ from test_training import run
 from scriven.errors import InputError, UsageError
 from scriven.events import Skipped, Stepped
 from scriven.runs import open_run
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.state import NOTHING_MEASURED, TrainingState

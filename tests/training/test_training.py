@@ -14,7 +14,7 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training.budget import budget_fraction
 from scriven.training.request import Request
 from scriven.training.resume import _larger_budget

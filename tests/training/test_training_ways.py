@@ -20,7 +20,8 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
 from scriven.model import CharLM
 from scriven.runs import open_run
-from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate
+from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.gradients import slowness
 from scriven.training.request import Request
 from scriven.training.start import train

@@ -9,7 +9,7 @@ import torch
 
 from scriven.runs import open_run
 from scriven.runtime import available_cores
-from scriven.settings import merge_settings, validate
+from scriven.settings_values import merge_settings, validate
 from scriven.training import workload
 from scriven.training.loop import Trainer
 from scriven.training.optimizer import Average, Optimizer

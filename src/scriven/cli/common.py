@@ -18,7 +18,8 @@ from scriven import strict_json
 from scriven.arguments import epoch_of
 from scriven.cli.mistakes import UnknownOption
 from scriven.errors import UsageError
-from scriven.settings import CorpusSettings, bits_unit, symbol_word, validate
+from scriven.settings import CorpusSettings, bits_unit, symbol_word
+from scriven.settings_values import validate
 
 if TYPE_CHECKING:
     from scriven.arrays import Ids

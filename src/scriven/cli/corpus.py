@@ -28,8 +28,9 @@ from scriven.cli.common import (
 )
 from scriven.cli.help import HELP_FLAGS
 from scriven.errors import Interrupted, UsageError
-from scriven.settings import CorpusSettings, ReaderSettings, Settings, merge_settings, validate
+from scriven.settings import CorpusSettings, ReaderSettings, Settings
 from scriven.settings_checks import check_partial
+from scriven.settings_values import merge_settings, validate
 
 if TYPE_CHECKING:
     from scriven.batches import Batch

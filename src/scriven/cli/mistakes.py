@@ -184,7 +184,7 @@ def explain_usage(error: CycloptsError | UnknownOption, app: App, words: Sequenc
 
 
 def _refused_setting(cause: ValidationError, error: CycloptsError) -> str:
-    from scriven.settings import describe_errors
+    from scriven.settings_values import describe_errors
 
     argument = error.argument
     prefix = argument.name.lstrip("-") if argument is not None and argument.name.startswith("--") else ""
@@ -245,7 +245,7 @@ def _unknown_option(word: str, app: App, words: Sequence[str]) -> str:
 
 def _renamed_option(word: str) -> str | None:
     """Returns today's name of a flag whose setting was renamed."""
-    from scriven.settings import RENAMED
+    from scriven.settings_values import RENAMED
 
     now = RENAMED.get(word.lstrip("-").partition("=")[0].replace("-", "_"))
     return now and f"--{now.replace('_', '-')}"

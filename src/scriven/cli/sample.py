@@ -27,12 +27,14 @@ from scriven.cli.common import (
 )
 from scriven.cli.novelty import ready_index
 from scriven.cli.sample_checks import (
+    SuffixFlags,
     check_choosing,
     check_end,
     check_flags,
     check_novelty,
     check_numbers,
     check_prompt,
+    check_searches,
     choose_length,
     read_stops,
 )
@@ -40,10 +42,12 @@ from scriven.cli.sample_options import (
     ITEMS,
     Acrostic,
     Allow,
+    Beam,
     Choose,
     Contains,
     Copied,
     Count,
+    Draws,
     Forbid,
     Greedy,
     Interactive,
@@ -59,12 +63,13 @@ from scriven.cli.sample_options import (
     Seed,
     State,
     Stop,
+    Suffix,
+    SuffixFile,
     UntilEnd,
 )
-from scriven.cli.sample_texts import put_texts, show_text
-from scriven.cli.search import BEAM_OPTIONS, Beam, Draws, Suffix, SuffixFile, SuffixFlags, check_searches, find_middles
+from scriven.cli.sample_texts import find_middles, put_texts, show_text
 from scriven.errors import InputError, UsageError
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from scriven.corpus import Part
@@ -74,6 +79,7 @@ if TYPE_CHECKING:
     from scriven.session import Model, Session
 
 DEFAULTS = SamplingSettings()
+BEAM_OPTIONS = ("prompt", "beam", "length", "stop", "until_end", "rule")
 WITHOUT_STATE = ("--count", "--json", "--novelty", "--choose")
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scriven.cli.common import unescape
 from scriven.errors import UsageError
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from scriven.session import Model
+
+WITH_BEAM = ("--beam", "--json", "--stop", "a rule such as --regex", "--count", "--until-end", "--no-until-end")
+WITHOUT_SUFFIX = ("--stop", "--interactive", "--choose", "--novelty", "--state", "--save-state", "--beam", "--novel")
 
 
 def check_novelty(novelty: bool, copied: bool, interactive: bool, until_end: bool) -> None:
@@ -46,6 +49,50 @@ def check_flags(sampling: SamplingSettings, greedy: bool, count: int | None, int
         raise UsageError(f"--count {count}: at temperature 0 all texts are the same; drop it, or raise --temperature")
     if interactive and (count > 1 or as_json):
         raise UsageError(f"--interactive shows one text at a time; drop {'--json' if as_json else '--count'}")
+
+
+class SuffixFlags(NamedTuple):
+    """What the flags give for the text that follows."""
+
+    suffix: str | None
+    file: str | None
+    draws: int | None
+
+
+def check_searches(after: SuffixFlags, beam: int | None, count: int | None, given: Mapping[str, bool]) -> None:
+    """Raises UsageError if flags contradict each other, or would do nothing."""
+    _check_suffix(*after, given)
+    _check_beam(beam, count, given)
+
+
+def _check_suffix(suffix: str | None, file: str | None, draws: int | None, given: Mapping[str, bool]) -> None:
+    """Raises UsageError if flags contradict each other, or do nothing without a suffix."""
+    if suffix == "":
+        raise UsageError("--suffix is empty, perhaps from an unset variable; give the text that follows, or drop it")
+    if suffix and file is not None:
+        raise UsageError("--suffix and --suffix-file both give the text that follows; drop one")
+    if file in ("", "-"):
+        raise UsageError(f"--suffix-file {file!r}: name a file; standard input is for --prompt -")
+    if not suffix and file is None:
+        if draws is not None:
+            raise UsageError("--draws is for the text before a suffix; give --suffix or --suffix-file, or drop it")
+        return
+    if draws is not None and draws < 1:
+        raise UsageError(f"--draws {draws}: give 1 or more")
+    if flags := [flag for flag in WITHOUT_SUFFIX if given.get(flag)]:
+        raise UsageError(f"{', '.join(flags)} cannot be combined with a suffix, which ends the text; drop one")
+
+
+def _check_beam(beam: int | None, count: int | None, given: Mapping[str, bool]) -> None:
+    """Raises UsageError for a beam out of range, and if flags are given that would do nothing."""
+    if beam is None:
+        return
+    if beam < 1:
+        raise UsageError(f"--beam {beam}: give 1 or more")
+    if flags := [flag for flag, is_given in given.items() if is_given and flag not in WITH_BEAM]:
+        raise UsageError(f"--beam finds the likeliest texts and draws nothing, so {', '.join(flags)} would do nothing")
+    if count is not None and count > beam:
+        raise UsageError(f"--count {count}: a beam of {beam} finds no more than that; raise --beam")
 
 
 def choose_length(length: int | None, before_suffix: bool) -> int:

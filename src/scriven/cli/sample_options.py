@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.field_info import FieldInfo
 
 from scriven.cli.common import FilePath, Switch, Whole
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 ITEMS = 10  # texts of a model of lines, such as names, unless --count says otherwise
 
@@ -112,5 +112,27 @@ Choose = Annotated[
     Switch,
     Parameter(
         help="choose among the likeliest continuations, again and again, with arrow keys or digits; needs a terminal"
+    ),
+]
+Beam = Annotated[
+    Whole | None,
+    Parameter(
+        help="find the likeliest texts instead of drawing some, with a beam of this many: always the same ones, with "
+        "their log-probabilities. --count says how many of them to show"
+    ),
+]
+Suffix = Annotated[
+    str | None,
+    Parameter(
+        help="text that follows: write what stands between the prompt and this, --length characters at most (60 "
+        "unless given). For a model of documents, it ends the document, unless --no-until-end is given"
+    ),
+]
+SuffixFile = Annotated[str | None, Parameter(help="file with the text that follows, read unchanged")]
+Draws = Annotated[
+    Whole | None,
+    Parameter(
+        help="with --suffix: how many continuations of the prompt are drawn to find one that the suffix follows; 256 "
+        "unless given. With --greedy, how many a beam keeps"
     ),
 ]

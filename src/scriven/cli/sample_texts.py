@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scriven.cli.common import put_json
+from scriven.cli.common import note, put_json
 from scriven.cli.novelty import describe_copies
-from scriven.cli.search import note_probabilities
 
 if TYPE_CHECKING:
     from scriven.results import WrittenText
     from scriven.session import Model
 
 SEPARATOR = "-" * 16  # printed between two texts
+FEW = 2.0  # effective draws; with fewer, a note says so
 Piece = TypeVar("Piece", bound=str)
+
+
+def find_middles(model: Model, asked: Mapping[str, Any], count: int) -> Iterator[WrittenText]:
+    """Yields `count` middles, as `asked`; the first has the given seed, the next seed + 1, and so on."""
+    for n in range(count):
+        middle = model.infill(**{**asked, "seed": asked["seed"] + n})
+        if middle.effective_draws is not None and middle.effective_draws < FEW:
+            note(
+                f"{middle.effective_draws:.1f} effective draws of {asked['draws']:,}: few continuations lead to the "
+                "suffix, and more --draws may find a better one"
+            )
+        yield middle
 
 
 def _keep(pieces: Iterable[Piece], kept: list[Piece]) -> Iterator[Piece]:
@@ -24,6 +36,11 @@ def _keep(pieces: Iterable[Piece], kept: list[Piece]) -> Iterator[Piece]:
     for piece in pieces:
         kept.append(piece)
         yield piece
+
+
+def _note_probabilities(texts: Sequence[WrittenText]) -> None:
+    """Prints a note with the log-probabilities of texts."""
+    note(f"log-probabilities, in nats: {', '.join(f'{text.log_probability:.2f}' for text in texts)}")
 
 
 def _report_copies(model: Model, texts: Iterable[str]) -> None:
@@ -51,7 +68,7 @@ def put_texts(
     shown: list[WrittenText] = []
     _show_all(_keep(texts, shown), asked["prompt"], asked.get("suffix", ""), one_line=one_line)
     if "beam" in asked:
-        note_probabilities(shown)
+        _note_probabilities(shown)
     if copied:
         _report_copies(model, shown)
 

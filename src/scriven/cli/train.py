@@ -41,10 +41,8 @@ from scriven.settings import (
     ReaderSettings,
     Settings,
     TrainingSettings,
-    merge_settings,
-    overlay_settings,
-    validate,
 )
+from scriven.settings_values import merge_settings, overlay_settings, validate
 
 if TYPE_CHECKING:
     from scriven.distributed.launch import ProcessInfo

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from scriven import recipes
 from scriven.cli.common import Json, Row, Text, Whole, check_named, show
 from scriven.errors import UsageError
-from scriven.settings import validate
+from scriven.settings_values import validate
 
 if TYPE_CHECKING:
     from scriven.settings import Settings

@@ -21,7 +21,8 @@ from scriven.distributed.launch import ProcessInfo, join_group, join_spawning_le
 from scriven.errors import InputError, Interrupted
 from scriven.kernels.native_library import LEVELS, VARIABLE, level
 from scriven.runs.journal import ReplayLog
-from scriven.settings import Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from scriven.signals import StopFlag, raise_if_stopped
 
 Environment = dict[str, str]

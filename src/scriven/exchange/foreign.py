@@ -20,7 +20,8 @@ from scriven.model.shapes import GATES, weight_shapes
 from scriven.runs.claim import check_new_run, create_run
 from scriven.runs.folder import IMPORTED, Run
 from scriven.safe_files import create_folder
-from scriven.settings import Settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary, byte_values
 
 SYMBOL_NAMES = ("symbols", "chars", "vocab", "itos", "stoi", "idx_to_token", "token_to_idx")  # of lists of symbols

@@ -24,7 +24,8 @@ from scriven.inference.surprisal import overflow
 from scriven.penalties import Followers, Past, begin_past
 from scriven.rules import STATES, Rule
 from scriven.rules.automaton import RulePlace
-from scriven.settings import SamplingFilters, SamplingSettings, describe_errors
+from scriven.sampling_settings import SamplingFilters, SamplingSettings
+from scriven.settings_values import describe_errors
 from scriven.vocabulary import Decoder, Vocabulary, code_points
 
 FIRST = 8  # symbols in a text's first block, so that a reader sees the beginning at once

@@ -24,7 +24,7 @@ from scriven.inference.boundaries import make_rule
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import check_finite, check_scored, read_rows, surprisals_of_text
 from scriven.inference.units import units
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 LEVEL = 0.95  # of the interval, at least
 ROWS = 512  # texts written at the same time

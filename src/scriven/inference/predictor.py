@@ -22,7 +22,8 @@ from scriven.model.shapes import GATES
 from scriven.penalties import Past, adjust
 from scriven.rules.automaton import RulePlace
 from scriven.runtime import needing_torch
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scriven.arrays import Float64s, Ids
 from scriven.penalties import Past
-from scriven.settings import SamplingSettings
+from scriven.sampling_settings import SamplingSettings
 
 DRAWS = 256  # texts that are drawn to choose one, unless a number is given
 WIDEST = 1024  # of them at most, and of a beam

@@ -24,7 +24,8 @@ from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
 from scriven.penalties import Past
 from scriven.rules.automaton import RulePlace
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import ModelSettings
 
 PRECISIONS = ("fp32", "bf16", "int8")
 TABLE_BYTES = 1 << 25  # of a table of the first layer's products with every symbol; larger ones are not made

@@ -34,7 +34,8 @@ from scriven.report.words import (
     speed_words,
     technical_words,
 )
-from scriven.settings import SamplingSettings, symbol_word
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import symbol_word
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # samples at this one do not show it

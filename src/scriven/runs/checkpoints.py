@@ -23,7 +23,7 @@ from scriven.loss import Loss
 from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import Shapes, decode, decode_tensors, encode, finite, read_checked, show_name
 from scriven.safe_files import discard, exists, flush_folder, list_names, read_json, real_folder, write_flushed
-from scriven.settings import describe_errors
+from scriven.settings_values import describe_errors
 from scriven.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

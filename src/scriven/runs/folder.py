@@ -47,15 +47,8 @@ from scriven.safe_files import (
     remove_folder,
     replace_file,
 )
-from scriven.settings import (
-    REGISTERED_OPTIMIZERS,
-    CorpusSettings,
-    Settings,
-    describe_errors,
-    find_unregistered,
-    validate,
-    with_current_names,
-)
+from scriven.settings import REGISTERED_OPTIMIZERS, CorpusSettings, Settings
+from scriven.settings_values import describe_errors, find_unregistered, validate, with_current_names
 from scriven.vocabulary import Vocabulary
 
 RUNS = Path("runs")  # where new runs are made

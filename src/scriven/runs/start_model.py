@@ -14,7 +14,8 @@ from scriven.model.shapes import weight_shapes
 from scriven.runs.checkpoints import as_tensors
 from scriven.runs.tensors import decode, finite, layout
 from scriven.safe_files import parse_toml
-from scriven.settings import ModelSettings, validate
+from scriven.settings import ModelSettings
+from scriven.settings_values import validate
 from scriven.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from scriven.inference.search import (
     MiddleOptions,
     MiddleSearch,
 )
+from scriven.sampling_settings import SamplingFilters
 from scriven.server.completions import CompletionRequest, Prompt, find_training, respond
 from scriven.server.engine import SYMBOLS_PER_PIECE
 from scriven.server.responses import (
@@ -52,7 +53,6 @@ from scriven.server.shared import (
 )
 from scriven.server.writing_requests import CompletionBody
 from scriven.session import first_seed
-from scriven.settings import SamplingFilters
 
 Value = TypeVar("Value")
 

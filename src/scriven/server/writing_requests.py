@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from scriven.inference.sampling import DRAWS
 from scriven.rules import Rule
+from scriven.sampling_settings import SamplingSettings
 from scriven.server.limits import LIMITS
 from scriven.server.requests import (
     NULLABLE,
@@ -22,7 +23,6 @@ from scriven.server.requests import (
     validate_body,
 )
 from scriven.server.responses import ApiError, json_text
-from scriven.settings import SamplingSettings
 
 # Fields that are not supported, and the values that change nothing; null never does.
 UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {

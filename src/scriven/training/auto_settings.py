@@ -6,8 +6,9 @@ import math
 import operator
 from typing import Any
 
-from scriven.settings import Settings, merge_settings, symbol_word, validate
+from scriven.settings import Settings, symbol_word
 from scriven.settings_checks import check_complete
+from scriven.settings_values import merge_settings, validate
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.workload import REFERENCE, Workload, known_here_alone

@@ -18,7 +18,8 @@ from scriven.model.backends import single_threaded
 from scriven.runs import open_run
 from scriven.runs.folder import locate_run
 from scriven.runs.start_model import StartModel
-from scriven.settings import Settings, merge_settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_settings import choose_settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.warm_start import similar_rows, warm_started_model

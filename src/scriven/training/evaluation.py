@@ -24,7 +24,8 @@ from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.kernels.counts import NgramTable
 from scriven.loss import Loss
 from scriven.runs.ngrams import MixtureWeights
-from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
+from scriven.sampling_settings import SamplingSettings
+from scriven.settings import TEXT_PLACE, Settings, reader_window
 from scriven.signals import Stopped
 from scriven.training.mixing import fit_mixture
 

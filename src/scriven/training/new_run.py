@@ -17,8 +17,9 @@ from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run
 from scriven.runs.claim import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
-from scriven.settings import Settings, merge_settings, validate
+from scriven.settings import Settings
 from scriven.settings_checks import check_partial
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_settings import (
     choose_reader,
     choose_settings,

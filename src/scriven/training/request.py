@@ -17,7 +17,8 @@ from scriven.errors import UsageError
 from scriven.runs import Checkpoint, Run
 from scriven.runs.folder import RUNS, SETTINGS_FILE, has_checkpoints, locate_run
 from scriven.runs.journal import ReplayLog
-from scriven.settings import CorpusSettings, Settings, merge_settings, validate
+from scriven.settings import CorpusSettings, Settings
+from scriven.settings_values import merge_settings, validate
 from scriven.training.auto_settings import readable_seconds
 from scriven.training.workload import Workload
 

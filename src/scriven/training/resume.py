@@ -22,8 +22,9 @@ from scriven.runs import Checkpoint, Run, create_run, open_run, writing
 from scriven.runs.folder import RUNS
 from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
 from scriven.runs.recovery import open_run_corpus, recover
-from scriven.settings import BudgetSettings, merge_settings, overlay_settings, validate
+from scriven.settings import BudgetSettings
 from scriven.settings_checks import check_complete
+from scriven.settings_values import merge_settings, overlay_settings, validate
 from scriven.training.budget import budget_fraction
 from scriven.training.notes import kernel_notes, text_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, find_runs, open_corpus

@@ -15,7 +15,8 @@ from scriven.model import CharLM, State
 from scriven.runs.checkpoints import Best, Checkpoint, Count, FileRecord, MeasuredLoss
 from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import check_arrays
-from scriven.settings import Choice, describe_errors
+from scriven.settings import Choice
+from scriven.settings_values import describe_errors
 
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 NOTHING_MEASURED = Loss(0.0, 0)

@@ -18,7 +18,8 @@ from scriven.events import Compared, Evaluated, Stepped
 from scriven.model.backends import torch_threads
 from scriven.runs import open_run
 from scriven.runtime import available_cores
-from scriven.settings import Settings, overlay_settings, validate
+from scriven.settings import Settings
+from scriven.settings_values import overlay_settings, validate
 from scriven.training.request import Request
 from scriven.training.resume import request_from_run
 from scriven.training.start import train

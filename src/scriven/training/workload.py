@@ -14,7 +14,8 @@ from scriven.errors import UsageError
 from scriven.model import CharLM, choose_backend, choose_device, choose_precision
 from scriven.model.backends import has_native_code, tune_cpu
 from scriven.runtime import available_cores
-from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, ModelSettings, Settings, merge_settings, validate
+from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, ModelSettings, Settings
+from scriven.settings_values import merge_settings, validate
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
