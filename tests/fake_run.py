@@ -10,7 +10,9 @@ from scriven.loss import Loss
 PER_STEP = 128  # characters
 
 
-def make_started(run: Path | str = "runs/book", step: int = 0, notes: tuple[str, ...] = ()) -> Started:
+def make_started(
+    run: Path | str = "runs/book", step: int = 0, notes: tuple[str, ...] = (), *, unit: str = "character"
+) -> Started:
     return Started(
         run=str(run),
         name="lstm 2x192",
@@ -26,6 +28,7 @@ def make_started(run: Path | str = "runs/book", step: int = 0, notes: tuple[str,
         step=step,
         progress=step / 100,
         notes=notes,
+        unit=unit,
     )
 
 
@@ -53,9 +56,11 @@ def make_finished(step: int, reason: str = "budget", notes: tuple[str, ...] = ()
     return Finished(step, reason, step, Loss(1400.0, 1000), 90.0, notes)
 
 
-def training(run: Path | str, *, first: int = 1, last: int = 100, every: int = 20) -> Iterator[Event]:
+def training(
+    run: Path | str, *, first: int = 1, last: int = 100, every: int = 20, unit: str = "character"
+) -> Iterator[Event]:
     """Steps `first` to `last`, an evaluation every so many of them."""
-    yield make_started(run, first - 1)
+    yield make_started(run, first - 1, unit=unit)
     for step in range(first, last + 1):
         yield make_stepped(step, last)
         if step % every == 0:

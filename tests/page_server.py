@@ -1,4 +1,4 @@
-"""Runs of tiny models of random weights that tell of a training, and the application that serves them."""
+"""Runs of tiny models of random weights whose files tell of a training, and the application that serves them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,9 @@ def make_run(
     run = create_run(path, settings, vocabulary, {"texts": [text.name], "corpus": str(corpus)})
     manifest = {"step": 100, "characters": 1, "validation": {"nats": 2.0, "characters": 1, "bytes": 1}}
     run.save(model.state_dict(), {}, manifest, best=100)
-    tell(path, last=100)
-    return path
-
-
-def tell(run: Path, last: int) -> None:
-    """Writes the story of a training to the run's files."""
-    for _ in consume(training(run, last=last), [FilesReport()]):
+    for _ in consume(training(path, unit=unit), [FilesReport()]):
         pass
+    return path
 
 
 def app_of(

@@ -28,7 +28,7 @@ class ScrivenModel(llm.Model):
         temperature: float | None = Field(
             default=None, ge=0, description="divides the logits: lower is more predictable, 0 takes the likeliest"
         )
-        length: int | None = Field(default=None, ge=0, description="characters to write at most")
+        length: int | None = Field(default=None, ge=0, description="characters, or tokens, to write at most")
         seed: int | None = Field(default=None, ge=0, description="the same seed writes the same text")
 
     def __init__(self, run: str) -> None:
@@ -48,11 +48,11 @@ class ScrivenModel(llm.Model):
         given = {name: value for name, value in prompt.options.model_dump().items() if value is not None}
         try:
             model = load(self.run)
-            written = 0
+            written = ""
             for piece in model.stream(prompt.prompt, **given):
-                written += len(piece)
+                written += piece
                 yield piece
-            response.set_usage(input=len(model.read_ids(prompt.prompt)), output=written)
+            response.set_usage(input=len(model.read_ids(prompt.prompt)), output=len(model.encode(written)))
         except ScrivenError as error:
             raise llm.ModelError(str(error)) from error
 

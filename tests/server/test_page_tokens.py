@@ -46,3 +46,22 @@ def test_it_has_no_alternatives_to_a_token(page: Page) -> None:
     read(page, "C Am F")
     page.locator("#read-text .row span", has_text="Am").first.click()
     expect(page.locator("#alternatives-list")).to_contain_text("This model writes tokens")
+
+
+def test_lines_are_measured_per_token(page: Page) -> None:
+    read(page, "C Am F\nG7 zz C\nDm G C\n")
+    page.select_option("#read-by", "lines")
+    expect(page.locator("#read-key")).to_have_attribute("aria-label", "Colours for bits per token of a line, from pale to dark")
+    page.locator("#read-places li").first.click()
+    expect(page.locator("#read-note")).to_contain_text("bits per token.")
+
+
+def test_compare_and_watch_count_tokens(page: Page) -> None:
+    page.click("#tab-watch")
+    expect(page.locator("#watch-facts")).to_contain_text("bits per token")
+    expect(page.locator("#watch-facts")).to_contain_text("9,000 tokens")
+    assert "Bits per token over" in (page.locator("#watch-plot svg").get_attribute("aria-label") or "")
+    page.click("#tab-compare")
+    page.fill("#compare-length", "20")
+    page.click("#compare-go")
+    expect(page.locator("#compare .verdict .figure").last).to_contain_text("bits per token")

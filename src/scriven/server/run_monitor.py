@@ -51,7 +51,7 @@ TAIL_BYTES = 1 << 16  # bytes at the end of a file that are searched for its las
 CHECK_SECONDS = 0.5  # seconds between two checks of the files of a run that is followed
 KEEP_ALIVE_SECONDS = 15.0  # seconds without changes after which a comment is sent, which notices disconnected clients
 NO_STORE = {"cache-control": "no-store"}
-STARTED = ("name", "parameters", "training_characters", "validation_characters", "counts")
+STARTED = ("name", "parameters", "training_characters", "validation_characters", "counts", "unit")
 FINISHED = ("step", "reason", "best_step", "seconds", "network_alone")
 SAMPLED = ("step", "prompt", "text", "temperature", "seed")
 

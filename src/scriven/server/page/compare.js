@@ -140,25 +140,28 @@ async function scoreAll(prompt, signal) {
   const models = [...new Set(sides.map((each) => each.model.value))];
   for (const each of sides) {
     if (!each.written) continue;
-    const bits = await Promise.all(models.map((model) => bitsPerCharacter(model, prompt, each.written, signal)));
-    each.verdict.replaceChildren(...result(each.model.value, models, bits));
+    const scores = await Promise.all(models.map((model) => scoreText(model, prompt, each.written, signal)));
+    each.verdict.replaceChildren(...result(each, models, scores));
   }
 }
 
-/** The bits per character of a text, large for the model that wrote it, and as bars for all models. */
-function result(writer, models, bits) {
-  const own = number(bits[models.indexOf(writer)], 2);
-  const figure = make("div", { className: "figure" }, make("output", {}, own), make("span", {}, "bits per character"));
+/** The bits per character of a text, large for its writer, and as bars for all models; per token, if all count tokens. */
+function result({ model: writer, written }, models, scores) {
+  const unit = scores.every(({ symbol }) => symbol === "token") ? "token" : "character";
+  const bits = scores.map(({ bits, symbols, symbol }) => bits / (symbol === unit ? symbols : [...written].length));
+  const own = number(bits[models.indexOf(writer.value)], 2);
+  const figure = make("div", { className: "figure" }, make("output", {}, own), make("span", {}, `bits per ${unit}`));
   const most = Math.max(...bits);
   const bars = models.map((model, place) => {
     const bar = inline("bar-of");
     bar.style.width = `${(100 * bits[place]) / most}%`;
     return make("li", {}, inline("name", model), make("span", { className: "track", ariaHidden: "true" }, bar), inline("share", number(bits[place], 2)));
   });
-  return [figure, ...(models.length > 1 ? [make("ul", { className: "bars", ariaLabel: "Bits per character by each model" }, ...bars)] : [])];
+  return [figure, ...(models.length > 1 ? [make("ul", { className: "bars", ariaLabel: `Bits per ${unit} by each model` }, ...bars)] : [])];
 }
 
-async function bitsPerCharacter(model, prompt, text, signal) {
+/** What a text that follows `prompt` costs a model: `{bits, symbols, symbol}`, in characters or tokens. */
+async function scoreText(model, prompt, text, signal) {
   const scored = new ScoredText(prompt + text, await api.tokenizerFacts(model));
   let before = prompt ? null : { bits: 0, characters: 0 };
   for await (const surprisal of api.score(model, scored.text, scored.separator, signal)) {
@@ -167,5 +170,5 @@ async function bitsPerCharacter(model, prompt, text, signal) {
       if (!before && scored.done >= prompt.length) before = { bits: scored.whole.bits, characters: scored.whole.characters };
     }
   }
-  return (scored.whole.bits - before.bits) / (scored.whole.characters - before.characters);
+  return { bits: scored.whole.bits - before.bits, symbols: scored.whole.characters - before.characters, symbol: scored.symbol };
 }

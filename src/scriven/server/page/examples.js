@@ -33,7 +33,7 @@ async function examples(name) {
 const backwards = (text) => text.split(/(\s+)/).reverse().join("");
 
 function card({ title, scored }, read) {
-  const head = inline("name", title, " ", inline("share", `${number(scored.bitsPerCharacter, 1)} bits per character`));
+  const head = inline("name", title, " ", inline("share", `${number(scored.bitsPerCharacter, 1)} bits per ${scored.symbol}`));
   const made = make("button", { className: "example" }, head, make("span", { className: "prose", dir: "auto" }, ...coloured(scored)));
   made.addEventListener("click", () => read(scored.text));
   return made;

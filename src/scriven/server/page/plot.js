@@ -62,14 +62,14 @@ export const nearest = (points, x) =>
 
 /**
  * Draws runs `{name, training, validation}` into `figure`, the first one strongest; points are `{x, bits, step}`. `unit`
- * is that of the x axis, `at` a place on it to mark, or undefined. Returns the scales of the picture and the `curves`
+ * is that of the x axis, `symbol` what the bits are counted by, `at` a place on it to mark, or undefined. Returns the scales of the picture and the `curves`
  * in it, which are runs with their training smoothed; nothing while the figure is hidden.
  */
-export function plot(figure, { runs, unit, at }) {
+export function plot(figure, { runs, unit, symbol, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
   const frame = scalesOf(figure, runs);
-  const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(runs, unit) });
-  svg.append(...axes(frame, unit));
+  const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(runs, unit, symbol) });
+  svg.append(...axes(frame, unit, symbol));
   const curves = runs.map((run) => ({ ...run, training: smooth(run.training) }));
   curves.forEach((run, place) => svg.append(...lines(run, runs[place].training, place, frame)));
   if (at !== undefined) svg.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
@@ -99,7 +99,7 @@ function scalesOf({ clientWidth: width, clientHeight: height }, runs) {
 
 const line = (points, { x, y }) => points.map((point) => `${x(point.x).toFixed(1)},${y(point.bits).toFixed(1)}`).join(" ");
 
-function* axes({ width, height, right, bottom, last, low, high, x, y }, unit) {
+function* axes({ width, height, right, bottom, last, low, high, x, y }, unit, symbol) {
   for (const value of ticks(low, high, height / 70)) {
     yield draw("line", { class: "grid", x1: MARGIN.left, x2: right, y1: y(value), y2: y(value) });
     yield draw("text", { x: MARGIN.left - 10, y: y(value) + 4, "text-anchor": "end" }, value);
@@ -108,7 +108,7 @@ function* axes({ width, height, right, bottom, last, low, high, x, y }, unit) {
     yield draw("text", { x: x(value), y: bottom + 20, "text-anchor": "middle" }, value < 10 ? value : number(value));
   }
   yield draw("text", { x: right, y: height - 4, "text-anchor": "end" }, unit);
-  yield draw("text", { x: 0, y: 12 }, "bits per character (lower is better)");
+  yield draw("text", { x: 0, y: 12 }, `bits per ${symbol} (lower is better)`);
 }
 
 function dot(point, place, { x, y }, at) {
@@ -131,8 +131,8 @@ function names(runs, { right, y }) {
   });
 }
 
-function summary(runs, unit) {
+function summary(runs, unit, symbol) {
   const end = (points) => (points.length ? `${number(points.at(-1).bits, 3)} at step ${points.at(-1).step}` : "none yet");
   const each = runs.map(({ name, training, validation }) => `${name}: Training: ${end(training)}. Validation: ${end(validation)}.`);
-  return `Bits per character over ${unit}. ${each.join(" ")}`;
+  return `Bits per ${symbol} over ${unit}. ${each.join(" ")}`;
 }

@@ -19,7 +19,7 @@ const CHANGES = "Choose one to put it there. The text is then read again.";
 const CHARACTERS = 0x110000; // of Unicode
 const BY = "scriven-read-by"; // key of what the browser keeps
 /** What a text is coloured by, and what the key's numbers are. */
-const KEYS = { characters: "bits per character", words: "bits per word", lines: "bits per character of a line" };
+const KEYS = { characters: (symbol) => `bits per ${symbol}`, words: () => "bits per word", lines: (symbol) => `bits per ${symbol} of a line` };
 
 const part = (name) => byId(`read-${name}`);
 const [source, pane] = [part("source"), part("text")];
@@ -245,8 +245,9 @@ function unitAround(unit) {
 
 function showKey() {
   part("key").replaceChildren(...levelNames(by()).map((words, level) => inline(`s${level}`, words)));
-  part("key").ariaLabel = `Colours for ${KEYS[by()]}, from pale to dark`;
-  say("read-scale", KEYS[by()]);
+  const scale = KEYS[by()](scored?.symbol ?? "character");
+  part("key").ariaLabel = `Colours for ${scale}, from pale to dark`;
+  say("read-scale", scale);
 }
 
 /** Shows the lines in the chosen order; resolves when all of them are wrapped. */
@@ -300,7 +301,7 @@ function choose(unit) {
   describe(chosen);
 }
 
-/** One row of the text, coloured. The first row of a line shows the line's bits per character. */
+/** One row of the text, coloured. The first row of a line shows the line's bits per character or token. */
 function draw(from, to) {
   const start = order.unitOf(from);
   const end = Math.min(scored.text.length, start + to - from);
@@ -360,7 +361,7 @@ function describe(unit) {
 }
 
 function sentence({ start, end, bits }) {
-  if (by() === "lines") return `Line ${number(scored.lineStarts.lastUpTo(start) + 1)}: ${number(bits, 2)} bits per character.`;
+  if (by() === "lines") return `Line ${number(scored.lineStarts.lastUpTo(start) + 1)}: ${number(bits, 2)} bits per ${scored.symbol}.`;
   const words = scored.text.slice(start, end);
   const name = by() === "words" ? words.trim() || nameCharacter(words[0]) : nameCharacter(words);
   return `“${name}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`;

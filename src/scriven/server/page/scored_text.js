@@ -8,6 +8,9 @@ const MOST_PLACES = 100; // in the list of the most surprising places
 /** Bits at which the next darker colour begins: of a character, of a word, and per character of a line. */
 const LEVELS = { characters: [2, 3.5, 5, 7, 10], words: [6, 10, 14, 19, 26], lines: [1.5, 2, 2.5, 3.5, 5] };
 
+/** What a model's losses are counted by: a "token", or a "character", also where it reads bytes. */
+export const symbolOf = (unit) => (unit === "token" ? "token" : "character");
+
 export const levelOf = (bits, by = "characters") => LEVELS[by].filter((bound) => bits >= bound).length;
 export const levelNames = (by) => [`< ${LEVELS[by][0]}`, ...LEVELS[by].map((bound) => `${bound} +`)]; // in bits
 
@@ -69,6 +72,7 @@ export class ScoredText {
     this.text = text;
     this.byBytes = unit === "byte";
     this.byTokens = unit === "token";
+    this.symbol = symbolOf(unit); // what is counted
     this.separator = separator;
     this.countsEnds = true; // whether the ends of lines count
     this.whole = new Tally();
@@ -96,11 +100,6 @@ export class ScoredText {
   /** The surprisal in bits of the character at `unit`. */
   bitsAt(unit) {
     return this.stored[unit] / STEPS_PER_BIT;
-  }
-
-  /** What is counted: a "character" or a "token". */
-  get symbol() {
-    return this.byTokens ? "token" : "character";
   }
 
   /** Where the character at `unit` begins and ends, or the token that it is in. */

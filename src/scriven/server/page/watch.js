@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { byId, errorText, hide, inline, make, number, on, option, percent, say } from "./elements.js";
 import { nearest, plot } from "./plot.js";
+import { symbolOf } from "./scored_text.js";
 import * as trainings from "./trainings.js";
 
 const RETRY = 3000; // milliseconds until a lost connection is tried again, and between two looks at other runs
@@ -146,6 +147,12 @@ function showOthers() {
 
 // --- the picture
 
+/** What the losses of these runs are counted by: "symbol" if some count characters and others tokens. */
+function symbolOfAll(runs) {
+  const found = new Set(runs.map(({ facts }) => symbolOf(facts.started?.unit)));
+  return found.size > 1 ? "symbol" : [...found][0];
+}
+
 const bits = ({ nats, characters }) => nats / characters / Math.LN2;
 
 /** The curves of a run: points `{x, bits, step}`, with x in the chosen unit. */
@@ -165,10 +172,11 @@ function curvesOf({ name, steps, evaluations, facts }) {
 }
 
 function draw() {
-  const curves = [run, ...others].filter(Boolean).map(curvesOf);
+  const shown = [run, ...others].filter(Boolean);
+  const curves = shown.map(curvesOf);
   const step = sampleSteps()[Number(when.value)];
   const at = curves[0]?.validation.find((each) => each.step === step)?.x;
-  scales = plot(part("plot"), { runs: curves, unit: part("unit").value, at });
+  scales = plot(part("plot"), { runs: curves, unit: part("unit").value, symbol: symbolOfAll(shown), at });
   point(pointed);
 }
 
@@ -254,14 +262,15 @@ function showFacts() {
   const best = evaluations.reduce((low, each) => (!low || bits(each) < bits(low) ? each : low), null);
   const last = steps.findLast((each) => Number.isFinite(each.read) && Number.isFinite(each.seconds));
   const kept = known.finished?.characters && "network_alone" in known.finished ? known.finished : null;
+  const symbol = symbolOf(known.started?.unit);
   const alone = (yes) => (yes ? ", by the network alone" : "");
   const rows = [
     kept
-      ? ["On unseen text", `${number(bits(kept), 3)} bits per character${alone(kept.network_alone)}`]
-      : ["Best so far", best && `${number(bits(best), 3)} bits per character${alone(known.started?.counts)}`],
+      ? ["On unseen text", `${number(bits(kept), 3)} bits per ${symbol}${alone(kept.network_alone)}`]
+      : ["Best so far", best && `${number(bits(best), 3)} bits per ${symbol}${alone(known.started?.counts)}`],
     ["Model", known.started && `${known.started.name}, ${number(known.started.parameters)} parameters`],
-    ["Training text", known.started && `${number(known.started.training_characters)} characters`],
-    ["Read so far", last && `${number(last.read)} characters in ${duration(last.seconds)}`],
+    ["Training text", known.started && `${number(known.started.training_characters)} ${symbol}s`],
+    ["Read so far", last && `${number(last.read)} ${symbol}s in ${duration(last.seconds)}`],
     ["Progress", last && training && percent(last.progress)],
   ];
   const shown = rows.filter(([, value]) => value);
