@@ -51,7 +51,8 @@ def test_it_has_no_alternatives_to_a_token(page: Page) -> None:
 def test_lines_are_measured_per_token(page: Page) -> None:
     read(page, "C Am F\nG7 zz C\nDm G C\n")
     page.select_option("#read-by", "lines")
-    expect(page.locator("#read-key")).to_have_attribute("aria-label", "Colours for bits per token of a line, from pale to dark")
+    told = "Colours for bits per token of a line, from pale to dark"
+    expect(page.locator("#read-key")).to_have_attribute("aria-label", told)
     page.locator("#read-places li").first.click()
     expect(page.locator("#read-note")).to_contain_text("bits per token.")
 
