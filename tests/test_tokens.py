@@ -608,8 +608,35 @@ def test_the_command_line_counts_tokens(twins: Twins, tmp_path: Path, capsys: py
     assert " tokens" in shown
     main(["evaluate", run, "--json"])
     assert json.loads(capsys.readouterr().out)["nats_per_char"] > 0
+    main(["compare", run, run, text, text])
+    assert re.search(r"^first bits/token +\d", capsys.readouterr().out, re.MULTILINE)
     main(["sample", run, "--prompt", "C G", "--length", "4", "--seed", "1"])
     assert capsys.readouterr().out.startswith("C G")
+
+
+@pytest.mark.parametrize("twins", ["none"], indirect=True)
+@pytest.mark.parametrize(
+    "options", [["score"], ["score", "--adapt"], ["evaluate"], ["evaluate", "--protocol", "last-2"]]
+)
+def test_empty_lines_have_bits_per_token_but_none_per_byte(
+    twins: Twins, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    command, *more = options
+    text = write(tmp_path / "empty.txt", "\n \t\n\n")
+    main([command, twins[0].run, text, "--json", *more])
+    row = json.loads(capsys.readouterr().out)
+    assert (row["characters"], row["bytes"], row["bits_per_byte"]) == (3, 0, None)
+    main([command, twins[0].run, text, *more])
+    assert "nan" not in (shown := capsys.readouterr().out)
+    assert "bits/char" not in shown
+
+
+@pytest.mark.parametrize("twins", ["none"], indirect=True)
+def test_a_table_of_empty_lines_has_empty_cells(
+    twins: Twins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["score", twins[0].run, write(tmp_path / "empty.txt", "\n\n"), "--columns", "bits_per_byte,bytes", "--csv"])
+    assert capsys.readouterr().out.splitlines()[1:] == [",0"]
 
 
 @pytest.mark.parametrize(

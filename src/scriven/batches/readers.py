@@ -67,7 +67,8 @@ def ring_size(text: Part) -> int:
     """
     if text.characters < MINIMUM_CHARACTERS:
         raise InputError(
-            f"a text of {text.characters} characters cannot be trained on: at least {MINIMUM_CHARACTERS} are needed"
+            f"the training text has {text.characters} symbol{'s' * (text.characters != 1)}, and at least "
+            f"{MINIMUM_CHARACTERS} are needed; give a longer text, and one of tokens with spaces between them"
         )
     return text.characters
 

@@ -291,7 +291,7 @@ def in_bits(total: SurprisalSum, unit: str) -> Row:
     return {
         bits_unit(unit).replace("/", "_per_"): loss.bits_per_char,
         "on_average": describe_choices(loss.nats_per_char, unit),
-        "bits_per_byte": loss.bits_per_byte,
+        **({"bits_per_byte": loss.bits_per_byte} if loss.bytes else {}),  # line ends of tokens have none
         **(ends if loss.ends else {}),
         "total_bits": loss.total_nats / math.log(2),
         f"{symbol}s": loss.characters,
@@ -360,7 +360,7 @@ def _words(row: Row) -> str:
     for name, value in row.items():
         for item in value if isinstance(value, list) else [value]:
             shown = f"{item:,.4f}" if isinstance(item, float) else f"{item:,}" if isinstance(item, int) else item
-            lines.append(f"{visible_line(name.replace('_per_', '/').replace('_', ' ')):18}{visible_line(shown)}\n")
+            lines.append(f"{visible_line(name.replace('_per_', '/').replace('_', ' ')):17} {visible_line(shown)}\n")
     return "".join(lines)
 
 

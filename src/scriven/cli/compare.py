@@ -24,6 +24,7 @@ from scriven.cli.common import (
 )
 from scriven.cli.scoring import AGAINST, ModelRows, Scoring
 from scriven.errors import InputError, UsageError
+from scriven.settings import bits_unit
 
 if TYPE_CHECKING:
     from scriven.inference.comparison import Comparison
@@ -92,7 +93,10 @@ def compare(
     if len(characters) < FEW:
         note(f"{len(characters)} {scoring.own.unit}s are few to draw from, so the interval is likely to be too narrow")
     result = compare_losses(first, second, characters, samples=samples, seed=seed)
-    show([_row(result, run, other, scoring.own.unit, as_json=as_json)], "json" if as_json else "words")
+    row = _row(result, run, other, scoring.own.unit, as_json=as_json)
+    per_symbol = bits_unit(own.model.vocabulary.unit).replace("/", "_per_")
+    shown = row if as_json else {name.replace("bits_per_char", per_symbol): value for name, value in row.items()}
+    show([shown], "json" if as_json else "words")
 
 
 def _losses(scoring: Scoring, sources: Sequence[Any]) -> list[list[float]]:

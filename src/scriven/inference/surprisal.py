@@ -41,16 +41,17 @@ class SurprisalSum:
     def __add__(self, other: SurprisalSum) -> SurprisalSum:
         return SurprisalSum(self.loss + other.loss, self.unseen + other.unseen)
 
-    def measures(self) -> dict[str, float]:
-        """Returns the values of `SurprisalSums.measures` by name."""
-        return {name: measure().item() for name, measure in SurprisalSums.of(self).measures().items()}
+    def measures(self) -> dict[str, float | None]:
+        """Returns the values of `SurprisalSums.measures` by name, with None for a mean over nothing."""
+        return {name: list_numbers(measure())[0] for name, measure in SurprisalSums.of(self).measures().items()}
 
-    def values(self) -> dict[str, float]:
-        """Returns the sums and their means by name, for tables and JSON. There must be a character.
+    def values(self) -> dict[str, float | None]:
+        """Returns the sums and their means by name, for JSON, with None for a mean over nothing.
 
         The cost of ends is included if there are any; means are over characters only.
         """
-        return {name: column[0] for name, column in SurprisalSums.of(self).values().items()}
+        measures = self.measures()
+        return {name: measures[name] for name in SUMS if name not in ENDS or self.loss.ends}
 
 
 @dataclass(frozen=True)
@@ -243,11 +244,6 @@ class SurprisalSums:
             "perplexity": lambda: np.exp(_mean(self.nats, self.characters)),
         }
 
-    def values(self) -> dict[str, list[float]]:
-        """Returns the values of `SurprisalSum.values` for all of them; those of ends if any has one."""
-        measures = self.measures()
-        return {name: measures[name]().tolist() for name in SUMS if name not in ENDS or self.ends.any()}
-
     def __iter__(self) -> Iterator[SurprisalSum]:
         """Yields the sums one by one."""
         for *loss, unseen in zip(*(each.tolist() for each in self.arrays), strict=True):
@@ -259,6 +255,12 @@ def _mean(sums: Float64s, counts: Ids) -> Float64s:
     means = np.full(sums.shape, math.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
+
+
+def list_numbers(column: npt.NDArray[Any]) -> list[Any]:
+    """Returns a column (M,) as a list, with None for what is not a finite number."""
+    values: list[Any] = column.tolist()
+    return values if np.isfinite(column).all() else [value if math.isfinite(value) else None for value in values]
 
 
 def sum_pieces(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> SurprisalSum:

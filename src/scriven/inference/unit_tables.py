@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.inference.boundaries import LineRule, UnitRule
-from scriven.inference.surprisal import ENDS, SUMS, Scored, SurprisalSum, SurprisalSums
+from scriven.inference.surprisal import ENDS, SUMS, Scored, SurprisalSum, SurprisalSums, list_numbers
 from scriven.inference.units import SHOWN, UnitReader, Units
 from scriven.vocabulary import Vocabulary
 
@@ -156,7 +156,7 @@ class UnitTableReader:
             "text": partial(list, some.texts),
             "word": partial(self._words.number, some.lines),
             "entropy": partial(_in_bits, some.entropy),
-            **{name: partial(_to_list, measure) for name, measure in some.sums.measures().items()},
+            **{name: partial(_measured, measure) for name, measure in some.sums.measures().items()},
         }
         table = {name: values[name]() for name in names if name != places.unit}
         if len(order) > len(some.texts):
@@ -216,16 +216,13 @@ def character_tables(
         position = len(piece.ids) - int(begins[-1])
 
 
-def _to_list(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
-    """Returns a column as a list, with None for what is not a number."""
-    column = measure()
-    values: list[Any] = column.tolist()
-    return values if np.isfinite(column).all() else [value if math.isfinite(value) else None for value in values]
+def _measured(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
+    return list_numbers(measure())
 
 
 def _in_bits(nats: npt.NDArray[np.float64]) -> list[float | None]:
     """Returns a column of nats (M,) in bits, with None for what is not a number."""
-    return _to_list(lambda: nats / math.log(2))
+    return list_numbers(nats / math.log(2))
 
 
 def value_without_text(name: str) -> Any:
