@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from scriven.settings import Optimizer, Settings
 from scriven.settings_values import merge_settings, validate
+from scriven.training import workload
 from scriven.training.auto_settings import choose_settings, expected_seconds, readable_seconds
-from scriven.training.workload import Workload, measure_speed
+from scriven.training.workload import Workload, choose_threads, measure_speed
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:
@@ -42,6 +43,47 @@ def test_threads_do_not_depend_on_how_many_workers_there_are(workers: int, machi
     given = {"training": {"workers": workers, "groups": 4}, "reader": {"batch": 64}, "budget": {"minutes": 5.0}}
     settings, _ = choose_settings(validate(given), replace(facts(cores=8 * machines), own_cores=8))
     assert settings.training.threads == 2
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(16, 8), (32, 16), (64, 32), (256, 64)])
+def test_a_thread_that_shares_the_work_has_two_rows_or_more(rows: int, threads: int) -> None:
+    given = validate({"reader": {"batch": rows}, "budget": {"minutes": 5.0}})
+    settings, _ = choose_settings(given, replace(facts(cores=64), own_cores=64, shared=True))
+    assert settings.training.threads == threads
+
+
+@pytest.mark.parametrize(
+    ("cores", "fastest", "tried"),
+    [
+        (1, 1, [1]),
+        (2, 2, [2]),
+        (8, 8, [8, 4]),
+        (64, 16, [64, 32, 64, 16, 32, 8]),
+        (6, 3, [6, 3, 6, 1]),
+        (8, 2, [8, 4, 8, 2, 4]),
+    ],
+)
+def test_as_many_threads_are_used_as_are_fastest(
+    monkeypatch: pytest.MonkeyPatch, cores: int, fastest: int, tried: list[int]
+) -> None:
+    asked = list[int]()
+
+    def speed(device: torch.device, precision: str, cell: str, threads: int = 1) -> float:
+        asked.append(threads)
+        return 1000.0 / max(threads / fastest, fastest / threads)
+
+    monkeypatch.setattr(workload, "measure_speed", speed)
+    assert choose_threads(torch.device("cpu"), "fp32", "lstm", cores) == (fastest, 1000.0)
+    assert asked == tried
+    measured = replace(facts(cores=cores), own_cores=cores, shared=True, fastest_threads=fastest)
+    settings, _ = choose_settings(validate({"budget": {"minutes": 5.0}}), measured)
+    assert settings.training.threads == fastest
+
+
+def test_a_busy_moment_takes_no_threads_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([300.0, 500.0, 900.0])  # of 8 threads, of 4, and of 8 again
+    monkeypatch.setattr(workload, "measure_speed", lambda *_: next(speeds))
+    assert choose_threads(torch.device("cpu"), "fp32", "lstm", 8) == (8, 900.0)
 
 
 def test_one_machine_alone_uses_all_its_cores() -> None:

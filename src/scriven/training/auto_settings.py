@@ -18,7 +18,7 @@ OVERHEAD_SECONDS = 8e-6  # that these take per character, at least, even if matr
 SHARED_OVERHEAD_SECONDS = 2e-6  # the same if threads share the work of one worker, which waits for no other
 ROWS = 32  # over all workers; the model learns most from a pass over the text with this number
 ROWS_PER_WORKER = 32  # if the budget is a time: fewer leave the matrix units idle
-FEWEST_ROWS_PER_WORKER = 16
+FEWEST_ROWS_PER_WORKER, FEWEST_ROWS_PER_THREAD = 16, 2
 STEPS_PER_EPOCH = 8  # at least, so that even a tiny text is read in many small steps
 # The best width for a budget, measured. It grows with the fourth root of the budget, so that the size of the model and
 # the number of characters that it reads grow at the same rate.
@@ -50,7 +50,8 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
       workers are reduced with them. Without `reader.pack`, documents shorter than a chunk are read in proportionally
       more rows, if there are enough documents.
     - *Threads* affect the last bits of torch's products. So their number is one machine's cores divided by the groups,
-      which does not depend on the number of workers or machines.
+      which does not depend on the number of workers or machines. Native code gives the same bits with any number: it
+      gets as many as were measured to be fastest, with two rows each or more.
     - *Width* grows with the fourth root of the characters that the reference model could read in the budget, and at
       most with the square root of the text's size. So the model's size and what it reads grow at the same rate.
     - *The model to keep* is chosen by validation losses over enough characters: by one loss, by the mean of three, or
@@ -66,7 +67,7 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     values["reader"]["pack"] = _packs(given)
     members = _choose_members(given, workload, chosen)
     workers, groups, rows = _choose_workers_and_rows(given, workload, chosen, members, notes)
-    threads = max(1, workload.machine_cores // groups) if rows >= FEWEST_ROWS_PER_WORKER * groups else 1
+    threads = _choose_threads(workload, groups, rows)
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
     readable = _readable_characters(given, workload, workers, rows, chunk_length(given, workload))
@@ -167,6 +168,14 @@ def _choose_workers_and_rows(
         workers = max(count for count in range(1, workers + 1) if shared % count == 0)
         workers = workers if "batch" in reader or rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     return workers, training.get("groups", workers), rows
+
+
+def _choose_threads(workload: Workload, groups: int, rows: int) -> int:
+    """Returns the number of threads of each group."""
+    if rows < FEWEST_ROWS_PER_WORKER * groups:
+        return 1
+    threads = workload.machine_threads
+    return max(1, (min(threads, rows // FEWEST_ROWS_PER_THREAD) if workload.shared else threads) // groups)
 
 
 def _few_cores(given: Settings, workload: Workload) -> int:

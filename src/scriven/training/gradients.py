@@ -10,7 +10,7 @@ import hashlib
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class GroupSums:
 
     def to_row(self) -> list[float]:
         """Returns the sums as numbers, to be added over all groups."""
-        return list(astuple(self))
+        return list(vars(self).values())
 
     @classmethod
     def from_row(cls, row: Sequence[float]) -> GroupSums:
@@ -123,7 +123,8 @@ class GradientStep:
 
         Gradients and sums are those of all groups, added in a fixed order.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         waited = 0.0
         nats: list[list[Tensor]] = [[] for _ in range(self.groups)]  # (2,) each, on the device
         counts = [GroupSums()] * self.groups
@@ -172,7 +173,7 @@ class GradientStep:
 
     def _add_up(self, own: list[GroupSums], control: Control) -> tuple[GroupSums, Control]:
         """Returns the sums over all groups, given those of this worker's groups, and rank 0's control."""
-        last = list(astuple(control))
+        last = list(vars(control).values())
         own_rows = torch.tensor([[*each.to_row(), *last] for each in own], dtype=torch.float64)
         rows = self.workers.all_gather(own_rows, self.settings.training.groups)  # (G, 5 + 3)
         progress, signal, save = rows[0, -len(last) :].tolist()

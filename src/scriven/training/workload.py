@@ -18,7 +18,9 @@ from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, ModelSetti
 from scriven.settings_values import merge_settings, validate
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
-REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
+REFERENCE_LENGTH, REFERENCE_VOCABULARY = 64, 100
+ROWS_PER_THREAD, FEWEST_ROWS, MOST_ROWS = 16, 32, 64  # of the measurement; a time budget has no more than the last
+CLEARLY = 1.1  # times as fast
 START_SECONDS = 4.0  # from the choice of settings to the first step, with the start of other workers
 
 
@@ -35,12 +37,13 @@ class Workload:
     documents: int = 0  # in the training text
     text_characters: int = 0  # of the training text itself; 0: as many as an epoch reads
     own_cores: int = 0  # of the first worker's machine; 0: all cores are there
-    shared: bool = False  # whether native code shares one worker's work among all cores; `speed` was measured so
+    shared: bool = False  # whether native code shares one worker's work among threads; `speed` was measured so
+    fastest_threads: int = 0  # that share it, if that was measured; 0: one for each core
 
     @property
-    def machine_cores(self) -> int:
-        """Cores of the first worker's machine: the same number, however many machines take part."""
-        return self.own_cores or self.cores
+    def machine_threads(self) -> int:
+        """Threads of the first worker's machine: the same number, however many machines take part."""
+        return self.fastest_threads or self.own_cores or self.cores
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ def describe_workload(
     text, cores = corpus.training, available_cores()
     device, precision, cell = compute.device, compute.precision, settings.model.cell
     shared = device.type == "cpu" and has_native_code(settings.model, precision)
-    speed = measure_speed(device, precision, cell, cores if shared else 1) if measured else math.nan
+    threads, speed = 0, math.nan
+    if measured:
+        threads, speed = (
+            choose_threads(device, precision, cell, cores) if shared else (0, measure_speed(device, precision, cell))
+        )
     return Workload(
         characters=epoch_reads(text, settings.reader),
         validation_characters=corpus.validation.characters,
@@ -93,6 +100,7 @@ def describe_workload(
         text_characters=text.characters,
         own_cores=cores,
         shared=shared,
+        fastest_threads=threads,
     )
 
 
@@ -104,6 +112,28 @@ def known_here_alone(settings: Settings) -> str:
     return next(alone, "")
 
 
+def choose_threads(device: torch.device, precision: str, cell: str, cores: int) -> tuple[int, float]:
+    """Returns how many threads train the reference model fastest, and its speed with them; see `measure_speed`.
+
+    All cores are tried, then half as many, as long as that is clearly faster: threads that share a core, or that get
+    one or two rows of a batch, may cost more than they do. Two were never slower than one on an idle machine. More are
+    tried twice, since a busy moment slows many threads most, and the choice is for the whole training.
+    """
+
+    def measure(threads: int) -> float:
+        return measure_speed(device, precision, cell, threads)
+
+    threads, speed = cores, measure(cores)
+    while threads > 2:
+        fewer = measure(threads // 2)
+        if fewer > CLEARLY * speed:
+            speed = max(speed, measure(threads))
+        if fewer <= CLEARLY * speed:
+            break
+        threads, speed = threads // 2, fewer
+    return threads, speed
+
+
 def measure_speed(device: torch.device, precision: str, cell: str, threads: int = 1) -> float:
     """Measures the training speed in characters/s of the reference model with this cell, on `threads` threads.
 
@@ -112,7 +142,8 @@ def measure_speed(device: torch.device, precision: str, cell: str, threads: int 
     with torch.random.fork_rng(devices=[]):
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     backend = choose_backend(model.settings, device, precision, learns=True)
-    ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
+    rows = min(MOST_ROWS, max(FEWEST_ROWS, ROWS_PER_THREAD * threads))
+    ids = torch.zeros(REFERENCE_LENGTH, rows, dtype=torch.int64, device=device)
     seconds = []
     with tune_cpu(threads):
         for _ in range(4):
