@@ -27,6 +27,7 @@ from scriven.inference.boundaries import make_rule
 from scriven.inference.chunks import read_chunks
 from scriven.inference.generation import make_decoder
 from scriven.inference.novelty import _build_index
+from scriven.kernels import native_library
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.shared import token_name
@@ -41,6 +42,7 @@ LINES = Vocabulary.of_tokens(["A", "B", "AB"], separator="\n")
 UNITS = CorpusSettings(unit="token"), CorpusSettings(unit="token", documents="lines")
 PIPE = CorpusSettings(unit="token", documents="separator", separator="B")
 Twins = tuple[Model, Model, list[list[float]]]
+COMPRESSES = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
 CHORDS = ("A", "Am", "C", "D", "Dm", "E7", "F", "G")
 
 
@@ -645,7 +647,7 @@ def test_a_table_of_empty_lines_has_empty_cells(
         (["sample", "RUN", "--regex", "C+"], "rules are about characters"),
         (["sample", "RUN", "--choose"], "terminal|--choose shows characters"),
         (["proofread", "RUN", "FILE"], "a model of tokens"),
-        (["compress", "FILE", "--with", "RUN", "-o", "OUT"], "white space"),
+        pytest.param(["compress", "FILE", "--with", "RUN", "-o", "OUT"], "white space", marks=COMPRESSES),
         (["export", "RUN", "--to", "html", "-o", "OUT"], "has tokens"),
         (["score", "RUN", "FILE", "--by", "word", "--punctuation", "apart"], "never divides a token"),
     ],

@@ -762,8 +762,8 @@ def load(
 
     `device` and `precision` are as in training. On the CPU, native code writes in that precision; `auto` is int8. In
     int8, native code also reads: within 0.001 nats per character of fp32, and the cost of a text does not change by one
-    bit with the texts that are read next to it. In bf16 and fp32, torch reads. Without native code, writing is always
-    in fp32.
+    bit with the texts that are read next to it. In bf16 and fp32, torch reads. Without native code, `auto` is fp32,
+    and writing is always in fp32.
 
     The network is mixed with the run's counts where training found that this predicts better, unless `counts` is
     "none". `write_order` is the number of characters of context, at most, that counts look at when they write; longer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kernel_variants import at_each_variant, at_each_variant_and_off
 
 from scriven.arrays import Ids
-from scriven.kernels import suffixes
+from scriven.kernels import native_library, suffixes
 from scriven.kernels.suffixes import Block, SuffixTable, Text, id_type, sort_suffixes
 
 SYMBOLS, SEPARATOR = 5, 3
@@ -129,6 +129,7 @@ def test_places_of_a_damaged_order_are_not_looked_at(variant: str) -> None:
         index.followers(np.array([0]), 2)
 
 
+@pytest.mark.skipif(native_library.level() == "off", reason="numpy sorts any ids")
 def test_ids_beyond_the_symbols_are_refused() -> None:
     with pytest.raises(RuntimeError, match="suffix_sort"):
         sort_suffixes(np.array([0, 7, 1], np.uint8), 7)

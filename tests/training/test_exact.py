@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 ways to train, 0 differences" in done.stdout
+    assert re.search(r"^\d+ ways to train, 0 differences", done.stdout, re.MULTILINE)
 
 
 def train_and_follow(text: Path, output: Path, cell: str, precision: str = "") -> list[Any]:

@@ -70,7 +70,8 @@ def device_type(name: str) -> str:
 def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[NumpyNetwork | CharLM, str]:
     """Returns what computes a network on a device, besides native code, and its number format.
 
-    Torch does if it is there. In int8, native code reads and writes, so torch is not even imported.
+    Torch does if it is there. In int8, native code reads and writes, so torch is not even imported. On a CPU without
+    native code, `auto` is fp32: what is fastest there is measured, and a score must not depend on that.
     """
     native = writing_precision(precision, place, network.settings.cell) == "int8"
     if native or network.is_empty:
@@ -83,9 +84,8 @@ def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[
 
     from scriven.model.precision import choose_precision  # noqa: PLC0415 - it imports torch
 
-    device, asked = torch.device(place), precision.replace("int8", "auto")
-    number_format = choose_precision(asked, device, network.settings.cell, again=False)
-    return in_torch(network).to(device), number_format
+    device, asked = torch.device(place), "fp32" if (place, precision) == ("cpu", "auto") else precision
+    return in_torch(network).to(device), choose_precision(asked, device, network.settings.cell)
 
 
 def _training_text(run: Run) -> StoredText:

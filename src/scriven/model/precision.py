@@ -54,18 +54,11 @@ class Measurement:
         return self.fp32 / self.bf16 if self.bf16 else 0.0
 
 
-def choose_precision(
-    name: str,
-    device: torch.device,
-    cell: str = "lstm",
-    *,
-    native: bool = False,
-    again: bool = True,
-) -> str:
+def choose_precision(name: str, device: torch.device, cell: str = "lstm", *, native: bool = False) -> str:
     """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
 
     If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
-    faster. On arm64 nobody has timed it, so there it is measured like torch's. `again` is as in `measurements`.
+    faster. On arm64 nobody has timed it, so there it is measured like torch's.
 
     Raises UsageError if bf16 is asked for and does not work.
     """
@@ -79,7 +72,7 @@ def choose_precision(
     if device.type != "cpu" or not own:
         return "fp32"
     known = native and native_library.level() not in native_library.UNTIMED_BF16_LEVELS
-    return "bf16" if known or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
+    return "bf16" if known or bf16_speedup(cell) > WORTHWHILE_SPEEDUP else "fp32"
 
 
 def bf16_speedup(cell: str = "lstm", *, again: bool = True) -> float:
