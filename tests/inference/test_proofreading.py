@@ -150,7 +150,7 @@ def test_columns_and_words_are_those_of_a_file_that_is_prepared(tmp_path: Path) 
     chosen: dict[str, Any] = {"normalize": "nfc", "lowercase": True, "punctuation": "ascii"}
     corpus = {**chosen, "documents": "separator", "separator": "END"}
     run = make_random_run(tmp_path / "run", Vocabulary.of("\n abcdehlorté.", "END"), corpus=corpus)
-    text = "The\u0301 cat… he\u0301 TED\u00a0\u00adand\nÉach e\u0301 — bed, THE cat\nEND\nhe\u0301\u00adr the e\u0301t"
+    text = "The\u0301 CAT… HE\u0301 TED\u00a0\u00adAND\nÉACH E\u0301 — BED, THE cat\nEND\nHE\u0301\u00adr the e\u0301t"
     plain = prepare(text, CorpusSettings(**chosen))
     found = list(scriven.load(run).proofread(text, gain=1.0))
     assert len(found) > 3 and any(each.found != each.found.lower() for each in found)
