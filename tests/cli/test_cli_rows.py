@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 import scriven
 from conftest import Command
 from scriven import strict_json
-from scriven.cli.tables import Verbatim, write_tables
+from scriven.cli.tables import Verbatim, cell, write_tables
 from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
@@ -184,6 +187,17 @@ def test_commands_write_json_in_one_place(path: Path) -> None:
         for alias in node.names
     }
     assert "json" not in names
+
+
+@given(st.lists(st.text() | st.integers() | st.floats() | st.booleans() | st.none(), min_size=1))
+def test_a_cell_does_not_depend_on_the_others_of_its_column(values: list[Any]) -> None:
+    """Columns whose values are all of one kind are printed by a faster way."""
+    for column in (values, *([value, value] for value in values)):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            write_tables([{"a": column, "b": column}], "tsv")
+        rows = printed.getvalue().split("\n")
+        assert rows == ["a\tb", *(f"{cell(value)}\t{cell(value)}" for value in column), ""]
 
 
 def test_cells_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,15 +113,21 @@ def write_tables(tables: Iterable[Columns], form: TableForm, *, flush: bool = Fa
 def _write_tsv(tables: Iterable[Columns]) -> Iterator[None]:
     for number, table in enumerate(tables):
         head = "" if number else "\t".join(table) + "\n"
-        rows = map("\t".join, zip(*(map(_formatter(column), column) for column in table.values()), strict=True))
-        sys.stdout.write(head + "".join(row + "\n" for row in rows))
+        forms, columns = zip(*map(_format_column, table.values()), strict=True)
+        row = "\t".join(forms) + "\n"
+        sys.stdout.write(head + "".join(map(row.__mod__, zip(*columns, strict=True))))
         yield
 
 
-def _formatter(column: list[Any]) -> Callable[[Any], str]:
-    """Returns the function that makes cells of a column, the fastest that does for all of its values."""
+def _format_column(column: list[Any]) -> tuple[str, Iterable[Any]]:
+    """Returns how the cells of a column are formatted, and what is: of columns of one kind, the values themselves."""
     kinds = set(map(type, column))
-    return "{:.6f}".format if kinds == {float} else str if kinds == {int} else cell
+    if kinds == {float}:
+        return "%.6f", column
+    if kinds == {int}:
+        return "%d", column
+    is_plain = kinds == {str} and _is_plain("".join(column))
+    return "%s", column if is_plain else map(cell, column)
 
 
 def _write_csv(tables: Iterable[Columns]) -> Iterator[None]:
@@ -197,10 +203,14 @@ def cell(value: Any) -> str:
     if isinstance(value, str):
         if isinstance(value, Verbatim):
             return value
-        return value if value.isprintable() and "\\" not in value else "".join(map(_escape, value))
+        return value if _is_plain(value) else "".join(map(_escape, value))
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a cell shows all characters of a text unchanged."""
+    return text.isprintable() and "\\" not in text
+
+
 def _escape(character: str) -> str:
-    plain = character.isprintable() and character != "\\"
-    return character if plain else character.encode("unicode_escape").decode("ascii")
+    return character if _is_plain(character) else character.encode("unicode_escape").decode("ascii")

@@ -145,7 +145,7 @@ class UnitTableReader:
     def _columns(self, some: Units) -> Columns:
         """Returns the columns of some units, with rows for the empty documents before each."""
         places, names = self._places, self._names
-        places.long += sum(len(text) >= SHOWN for text in some.texts)
+        places.long += sum(map(SHOWN.__le__, map(len, some.texts)))
         order: Sequence[int | None] = range(len(some.texts))
         numbers: list[int] = (some.lines + 1).tolist()
         if self._empty_rows:

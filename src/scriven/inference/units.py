@@ -155,8 +155,9 @@ class UnitReader:
         counted, after = counts_of(self._vocabulary, ids, nats), self._lines_after(ids)
         rest = int(ends[-1]) if ends.size else 0
         if rest:
-            begun = self._sums.arrays
-            sums = SurprisalSums(*(_sums(each, ends, first) for each, first in zip(counted, begun, strict=True)))
+            begins, begun = np.concatenate(([0], ends[:-1])), self._sums.arrays
+            pairs = zip(counted, begun, strict=True)
+            sums = SurprisalSums(*(_sums(each[:rest], begins, first) for each, first in pairs))
             lines = np.concatenate(([self._begun_in], after[ends[:-1] - 1]))
             yield Units(sums, self._texts(ids[:rest], ends), lines, self._entropies(entropy, ends))
             self._clear(int(after[rest - 1]))
@@ -217,14 +218,12 @@ class UnitReader:
         if self._vocabulary.unit != "character":
             yield from (self._vocabulary.decode(part[:SHOWN]) for part in np.split(ids, ends[1:])[:-1])
             return
-        text, begin = self._vocabulary.decode(ids), 0
-        for end in ends[1:].tolist():
-            yield text[begin : min(end, begin + SHOWN)]
-            begin = end
+        text, until = self._vocabulary.decode(ids), np.minimum(ends[1:], ends[:-1] + SHOWN)
+        yield from map(text.__getitem__, map(slice, ends[:-1].tolist(), until.tolist()))
 
 
-def _sums(values: npt.NDArray[Any], ends: Ids, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns the sums (M,) of values (T,) between consecutive ends (M,). `first` (1,) is added to the first sum."""
-    sums: npt.NDArray[Any] = np.add.reduceat(values[: ends[-1]], np.concatenate(([0], ends[:-1])))
+def _sums(values: npt.NDArray[Any], begins: Ids, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the sums (M,) of values (T,) from each of `begins` (M,) on. `first` (1,) is added to the first sum."""
+    sums: npt.NDArray[Any] = np.add.reduceat(values, begins)
     sums[:1] += first
     return sums
