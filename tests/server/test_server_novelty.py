@@ -29,7 +29,7 @@ from scriven.server.app import make_app
 from scriven.server.indexes import TrainingIndexes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.openapi import CompletionReply, NoveltyReply
-from scriven.server.responses import ApiError
+from scriven.server.responses import ApiError, LimitedCount
 from scriven.session import Model, load
 from served_models import text_model
 
@@ -209,17 +209,17 @@ def test_who_waits_for_an_index_takes_no_place_of_a_text_that_is_scored(
     model, begun, go_on = load(make_run(tmp_path / "run", letters=LETTERS)), threading.Event(), threading.Event()
     limits = replace(LIMITS, index_waiters=LIMITS.scores)
     app, all_wait = make_app({"run": model}, limits), threading.Event()
-    count = TrainingIndexes.count_waiting
+    hold = LimitedCount.hold
 
     @contextlib.contextmanager
-    def count_waiting(found: TrainingIndexes) -> Iterator[None]:
-        with count(found):
-            if found.waiting == limits.index_waiters:
+    def hold_waiting(count: LimitedCount) -> Iterator[None]:
+        with hold(count):
+            if count is app.state.server.indexes._waiting and count.now == limits.index_waiters:
                 all_wait.set()
             yield
 
     monkeypatch.setattr(model, "find_index", slow_index(begun, go_on, model))
-    monkeypatch.setattr(TrainingIndexes, "count_waiting", count_waiting)
+    monkeypatch.setattr(LimitedCount, "hold", hold_waiting)
     with (
         serving(app, limits) as place,
         httpx.Client(base_url=place.url, timeout=60) as client,
@@ -376,7 +376,7 @@ def test_a_server_that_stops_ends_all_searches(models: dict[str, Model], endless
     with serving(app) as place, httpx.Client(base_url=place.url, timeout=60) as client, ThreadPoolExecutor(3) as others:
         waiting = [others.submit(refuse, client, status=503, text="a tiny") for _ in range(2)]
         waiting.append(others.submit(refuse, client, "/v1/completions", 503, **COPYING))
-        wait_until(lambda: app.state.server.indexes.measured == 3)
+        wait_until(lambda: app.state.server.indexes.measured.now == 3)
         app.state.end()
         assert {each.result() for each in waiting} == {"the server is stopping; try again later"}
         assert "stopping" in refuse(client, status=503, text="a tiny")
@@ -392,7 +392,7 @@ def test_who_finds_too_many_others_is_refused(models: dict[str, Model], endless:
         ThreadPoolExecutor(2) as others,
     ):
         waiting = [others.submit(refuse, client, status=503, text="a tiny") for _ in range(2)]
-        wait_until(lambda: app.state.server.indexes.measured == 2)
+        wait_until(lambda: app.state.server.indexes.measured.now == 2)
         for path, body in (("/novelty", {"text": "a"}), ("/v1/completions", COPYING)):
             assert "2 requests are looking for what is copied already" in refuse(client, path, 429, **body)
         app.state.end()

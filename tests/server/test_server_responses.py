@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
@@ -15,7 +16,16 @@ import pytest
 from live_server import serving
 from scriven.server import completions, responses
 from scriven.server.completions import Tokens
-from scriven.server.responses import ANSWER_THREADS, LONG_ANSWER, SHORTEST_ANSWER, _pieces, run_apart
+from scriven.server.responses import (
+    ANSWER_THREADS,
+    LONG_ANSWER,
+    SHORTEST_ANSWER,
+    ApiError,
+    LimitedCount,
+    _pieces,
+    finish_events,
+    run_apart,
+)
 from served_models import guarded_app, text_model
 
 
@@ -93,3 +103,50 @@ def test_a_body_of_many_parts_is_refused_before_they_are_made() -> None:
         answer = httpx.post(f"{place.url}/v1/completions", content=body, timeout=60)
     assert answer.status_code == 400
     assert "more than 10,000 parts" in answer.text
+
+
+@pytest.mark.parametrize("usage", [None, lambda: {"usage": 1}])
+def test_events_end_with_the_usage_that_is_wanted(usage: Callable[[], dict[str, Any]] | None) -> None:
+    async def events() -> AsyncGenerator[bytes]:
+        yield b"data: 1\n\n"
+
+    async def read() -> list[bytes]:
+        return [event async for event in finish_events(events(), usage)]
+
+    last = [b'data: {"usage": 1}\n\n'] if usage else []
+    assert [each.replace(b":1", b": 1") for each in asyncio.run(read())] == [b"data: 1\n\n", *last, b"data: [DONE]\n\n"]
+
+
+def test_events_end_with_an_error() -> None:
+    async def events() -> AsyncGenerator[bytes]:
+        yield b"data: 1\n\n"
+        raise ApiError(503, "the server is stopping")
+
+    async def read() -> list[bytes]:
+        return [event async for event in finish_events(events(), dict)]
+
+    first, last = asyncio.run(read())
+    assert first == b"data: 1\n\n"
+    assert b"the server is stopping" in last
+
+
+def test_events_that_nobody_wants_any_more_hold_no_place() -> None:
+    """A client may leave in the middle of a stream: its place is free at once, and not when memory is collected."""
+    count = LimitedCount(1, "events are made")
+
+    async def events() -> AsyncGenerator[bytes]:
+        with count.hold():
+            yield b"data: 1\n\n"
+            yield b"data: 2\n\n"
+
+    async def leave() -> None:
+        stream = finish_events(events(), None)
+        async for _ in stream:
+            break
+        assert count.now == 1
+        with pytest.raises(ApiError, match="1 events are made already"):
+            count.check()
+        await stream.aclose()
+        assert count.now == 0
+
+    asyncio.run(leave())

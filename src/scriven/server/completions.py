@@ -32,6 +32,7 @@ from scriven.server.responses import (
     SHORTEST_ANSWER,
     UTF8,
     ApiError,
+    finish_events,
     json_in_pieces,
     json_text,
     long_answer,
@@ -154,7 +155,9 @@ async def respond(request: Request, body: CompletionBody, shape: Shape = _unshap
     with server.run_adapted(served) if own else contextlib.nullcontext():
         work = RequestHandle(completion.server, completion.served, completion.jobs)
     if body.stream:
-        return DisconnectAwareResponse(_events(completion, work), EVENTS + UTF8, within=work)
+        usage = (lambda: completion.response([], completion.usage())) if body.stream_options.include_usage else None
+        events = finish_events(_events(completion, work), usage)
+        return DisconnectAwareResponse(events, EVENTS + UTF8, within=work)
     response = await run_unless_disconnected(request, _whole(completion, work))
     return await long_answer(completion.size, lambda: response)
 
@@ -529,22 +532,15 @@ async def _finish(completion: CompletionRequest, choices: list[Choice]) -> list[
 
 
 async def _events(completion: CompletionRequest, work: RequestHandle) -> AsyncGenerator[bytes]:
-    """The answer as server-sent events, one for each choice that has new output. Must run within `work`."""
-    usage = completion.body.stream_options.include_usage
-    try:
-        while not all(choice.done for choice in completion.choices):
-            changed = await completion.add_updates(await work.updates())
-            choices = [choice for choice in changed if choice.has_output]
-            size = completion.weight(sum(len(choice.text) for choice in choices))
-            further = await _finish(completion, choices)
-            yield await run_apart(size, partial(_event_bytes, completion, choices, further, None if usage else {}))
-            await asyncio.sleep(EVENT_SECONDS)
-    except ApiError as refused:
-        yield b"data: " + refused.body + b"\n\n"
-        return
-    if usage:
-        yield f"data: {json_text(completion.response([], completion.usage()))}\n\n".encode()
-    yield b"data: [DONE]\n\n"
+    """Server-sent events, one for each choice that has new output. Must run within `work`."""
+    usage: Usage | None = None if completion.body.stream_options.include_usage else {}
+    while not all(choice.done for choice in completion.choices):
+        changed = await completion.add_updates(await work.updates())
+        choices = [choice for choice in changed if choice.has_output]
+        size = completion.weight(sum(len(choice.text) for choice in choices))
+        further = await _finish(completion, choices)
+        yield await run_apart(size, partial(_event_bytes, completion, choices, further, usage))
+        await asyncio.sleep(EVENT_SECONDS)
 
 
 def _event_bytes(

@@ -12,9 +12,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from scriven.errors import ScrivenError
 from scriven.inference.novelty import Progress, TrainingIndex, measure_novelty
 from scriven.kernels import native_library
 from scriven.server.limits import Limits
-from scriven.server.responses import ApiError, internal_error, stopping, timed_out, too_many_requests
+from scriven.server.responses import ApiError, LimitedCount, internal_error, stopping, timed_out
 from scriven.vocabulary import Vocabulary
 
 WAY_OUT = "scriven novelty RUN FILE builds it on the server"
@@ -78,14 +77,14 @@ class TrainingIndexes:
         """`refusal` says why nobody may ask what is copied; empty if all may. `clock` gives seconds."""
         self.refusal = refusal
         self._clock = clock
-        self.waiting = 0  # requests that wait for an index now
+        self._waiting = LimitedCount(limits.index_waiters, "requests wait for the index of a training text")
         self._limits = limits
         self._searches: WeakKeyDictionary[IndexedModel, _Search] = WeakKeyDictionary()
         self._shared: dict[str, TrainingIndex] = {}  # by the text's hash; few, as new runs are bounded
         self._checking = threading.Lock()  # held while the files of one are checked
         self._turn = threading.Lock()  # held while one is built
         self._ending = False
-        self.measured = 0  # requests whose texts are looked up, or wait for that
+        self.measured = LimitedCount(limits.novelties, "requests are looking for what is copied")  # or wait for that
         self._thread = ThreadPoolExecutor(1, "novelty")
 
     def stop(self) -> None:
@@ -112,23 +111,12 @@ class TrainingIndexes:
 
     async def _wait(self, future: Future[TrainingIndex]) -> None:
         """Waits until a search has ended. Raises ApiError: 429 if too many wait, 503 if it takes too long."""
-        with self.count_waiting():
+        with self._waiting.hold():
             waiting = asyncio.wrap_future(future)
             waiting.add_done_callback(_look_at_error)
             done, _ = await asyncio.wait({waiting}, timeout=self._limits.seconds)
         if not done:
             raise timed_out(self._limits.seconds)
-
-    @contextmanager
-    def count_waiting(self) -> Iterator[None]:
-        """Counts a request as waiting. Raises ApiError, 429, if too many wait."""
-        if self.waiting >= self._limits.index_waiters:
-            raise too_many_requests(f"{self.waiting} requests wait for the index of a training text already")
-        self.waiting += 1
-        try:
-            yield
-        finally:
-            self.waiting -= 1
 
     async def measure(self, model: IndexedModel, texts: Sequence[str], param: str, stretches: int = 1) -> list[Values]:
         """Returns for each text what of it is copied, as `scriven novelty --json` says it.
@@ -146,20 +134,18 @@ class TrainingIndexes:
             if left.is_set() or loop.time() > until:
                 raise timed_out(self._limits.seconds)
 
-        self.measured += 1
-        try:
-            measured = partial(_measure_all, model, index, texts, stretches, check_stop)
-            return await loop.run_in_executor(self._thread, measured)
-        finally:
-            left.set()
-            self.measured -= 1
+        with self.measured.hold():
+            try:
+                measure = partial(_measure_all, model, index, texts, stretches, check_stop)
+                return await loop.run_in_executor(self._thread, measure)
+            finally:
+                left.set()
 
     def check_queue(self) -> None:
         """Raises ApiError: 429 if as many requests look for what is copied as may, 503 if the server stops."""
         if self._ending:
             raise stopping()
-        if self.measured >= self._limits.novelties:
-            raise too_many_requests(f"{self.measured} requests are looking for what is copied already")
+        self.measured.check()
 
     def _search_of(self, model: IndexedModel) -> _Search:
         """Returns the search for a model's index: the one there is, or a new one if that failed some time ago."""

@@ -45,11 +45,10 @@ class Limits:
     contained: int = _bound(16, "texts of contains")
     schema_characters: int = _bound(20_000, "characters of a JSON Schema, in guided_json or response_format")
     rule_states: int = _bound(1000, "states of the automaton that these become; then 400")
-    infill_length: int = _bound(500, "characters between a prompt and a suffix")
+    search_length: int = _bound(500, "characters of a text that is searched for, by a beam or before a suffix")
     infill_draws: int = _bound(WIDEST, "continuations that are drawn for each text before a suffix")
     infill_texts: int = _bound(16, "texts of one request before a suffix: prompts times n")
     beam: int = _bound(64, "texts that a beam keeps")
-    beam_length: int = _bound(500, "characters of a text that a beam finds")
     beam_prompts: int = _bound(16, "prompts of one request with a beam")
     novelty_characters: int = _bound(
         200_000, "characters of a text, or of all texts of a request, whose copied stretches are looked for"

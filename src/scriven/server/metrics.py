@@ -100,7 +100,7 @@ def _families(server: ServerState) -> Iterator[_Family]:
     yield _Family("rows", "gauge", "Texts being read or generated now.", each("", {**rows}))
     yield _Family("waiting", "gauge", "Texts waiting for a row.", each("", {**waiting}))
     yield _Family("step", "gauge", "Training step of the served checkpoint.", each("", {**steps}))
-    yield _Family("scoring", "gauge", "Texts being scored now.", [("", {}, server.scores)])
+    yield _Family("scoring", "gauge", "Texts being scored now.", [("", {}, server.scores.now)])
     yield _Family("states", "gauge", "Saved states.", [("", {}, len(server.states))])
     yield _Family("state_bytes", "gauge", "Bytes of the saved states.", [("", {}, server.states.bytes)])
     yield _Family(

@@ -7,8 +7,9 @@ and streams wait for the lock, so each piece takes a few milliseconds at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -171,6 +172,48 @@ class ApiError(Exception):
 def too_many_requests(what: str) -> ApiError:
     """An error 429: the server is too busy for another request."""
     return ApiError(429, f"{what}; try again in a moment", code="queue_full")
+
+
+class LimitedCount:
+    """Counts what happens at the same time, and refuses more than `most` of it; `what` it is stands in the refusal."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self.now = 0
+        self._most, self._what = most, what
+
+    def check(self) -> None:
+        """Raises ApiError, 429, if one more would be too many."""
+        if self.now >= self._most:
+            raise too_many_requests(f"{self.now} {self._what} already")
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Counts one more until the context is left. Raises as `check` does."""
+        self.check()
+        self.now += 1
+        try:
+            yield
+        finally:
+            self.now -= 1
+
+
+async def finish_events(
+    events: AsyncGenerator[bytes], usage: Callable[[], dict[str, Any]] | None
+) -> AsyncGenerator[bytes]:
+    """Yields the events of a streamed completion, then one with the `usage` if that is wanted, and the end.
+
+    An error ends the events instead. They are closed as soon as nobody wants more.
+    """
+    try:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+    except ApiError as refused:
+        yield b"data: " + refused.body + b"\n\n"
+        return
+    if usage is not None:
+        yield f"data: {json_text(usage())}\n\n".encode()
+    yield b"data: [DONE]\n\n"
 
 
 def payload_too_large(what: str, most: float) -> ApiError:

@@ -32,10 +32,10 @@ from scriven.server.responses import (
     LONG_ANSWER,
     UTF8,
     ApiError,
+    LimitedCount,
     answer,
     json_in_pieces,
     long_answer,
-    too_many_requests,
 )
 from scriven.server.shared import DisconnectAwareResponse
 
@@ -215,7 +215,7 @@ class RunMonitor:
         """`runs` are the folders of the runs, by name; clients cannot ask for any others."""
         self._runs = runs  # more may be added
         self._limits = limits
-        self._followers = 0
+        self._followers = LimitedCount(limits.followers, "pages are watching runs")
         self.ending = False  # whether the server is stopping, which ends all streams of events
 
     def routes(self) -> list[Route]:
@@ -275,13 +275,8 @@ class RunMonitor:
     @asynccontextmanager
     async def _count_follower(self) -> AsyncIterator[None]:
         """Counts a page as following a run. Raises ApiError, 429, if there are too many."""
-        if self._followers >= self._limits.followers:
-            raise too_many_requests(f"{self._followers} pages are watching runs already")
-        self._followers += 1
-        try:
+        with self._followers.hold():
             yield
-        finally:
-            self._followers -= 1
 
     def _folder(self, request: Request) -> Path:
         name = request.path_params["name"]

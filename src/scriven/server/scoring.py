@@ -301,7 +301,7 @@ async def _surprisals(text: _ScoredText) -> AsyncGenerator[Scored]:
     loop, chunks = asyncio.get_running_loop(), text.chunks()
     reader = None if text.units is None else text.units.begin_entropy(served.model.predictor, text.context)
     with (
-        server.scoring(),
+        server.scores.hold(),
         served.hold(),
         contextlib.closing(pieces) if isinstance(pieces, _ArrivingText) else contextlib.nullcontext(),
     ):

@@ -31,7 +31,7 @@ from scriven.inference.search import (
     MiddleSearch,
 )
 from scriven.sampling_settings import SamplingFilters
-from scriven.server.completions import CompletionRequest, Prompt, find_training, respond
+from scriven.server.completions import CompletionRequest, Prompt, Usage, find_training, respond
 from scriven.server.engine import SYMBOLS_PER_PIECE
 from scriven.server.responses import (
     EVENTS,
@@ -39,6 +39,7 @@ from scriven.server.responses import (
     UTF8,
     ApiError,
     answer,
+    finish_events,
     json_text,
     overflow,
     run_apart,
@@ -67,7 +68,8 @@ async def completions(request: Request) -> Response:
     kind = Infilling if body.suffix else Likeliest
     search = await run_apart(LONG_ANSWER, partial(kind.of, server, body))
     if body.stream:
-        return DisconnectAwareResponse(_events(search), EVENTS + UTF8)
+        usage = (lambda: search.completion.response([], search.usage())) if body.stream_options.include_usage else None
+        return DisconnectAwareResponse(finish_events(_events(search), usage), EVENTS + UTF8)
     return answer(await run_unless_disconnected(request, _whole(search)))
 
 
@@ -77,6 +79,7 @@ class TextSearch(ABC):
 
     completion: CompletionRequest
     _until: float = field(default=0.0, init=False)  # when it has taken too long
+    _written: int = field(default=0, init=False)  # symbols of the choices so far
 
     @classmethod
     @abstractmethod
@@ -92,11 +95,16 @@ class TextSearch(ABC):
     def _find_all(self, prompt: Prompt, context: Context) -> AsyncGenerator[FoundChoice]:
         """Yields what is found after a prompt, which was read into a context."""
 
-    async def choices(self) -> AsyncGenerator[tuple[dict[str, Any], int]]:
-        """Yields each choice in OpenAI's format, and its number of symbols."""
+    def usage(self) -> Usage:
+        """How many symbols have been read and written."""
+        total = self.read + self._written
+        return {"prompt_tokens": self.read, "completion_tokens": self._written, "total_tokens": total}
+
+    async def choices(self) -> AsyncGenerator[dict[str, Any]]:
+        """Yields each choice in OpenAI's format."""
         body, served, server = self.completion.body, self.completion.served, self.completion.server
         self._until, index = time.monotonic() + server.limits.seconds, 0
-        with server.scoring(), served.hold():
+        with server.scores.hold(), served.hold():
             for prompt in self.completion.prompts:
                 context = await self._read(prompt.ids)
                 async with contextlib.aclosing(self._find_all(prompt, context)) as found:
@@ -104,7 +112,8 @@ class TextSearch(ABC):
                         choice = {"index": index, "text": each.text, "logprobs": None, **each.fields}
                         if body.copied:
                             (choice["copied"],) = await server.indexes.measure(served.model, [each.text], "copied")
-                        yield choice, each.symbols
+                        self._written += each.symbols
+                        yield choice
                         index += 1
 
     async def _read(self, ids: Ids) -> Context:
@@ -256,25 +265,12 @@ class Likeliest(TextSearch):
 async def _whole(search: TextSearch) -> dict[str, Any]:
     """The answer in one piece."""
     found = [each async for each in search.choices()]
-    usage = _usage(search, sum(symbols for _, symbols in found))
-    return search.completion.response([choice for choice, _ in found], usage)
-
-
-def _usage(search: TextSearch, written: int) -> dict[str, int]:
-    """How many symbols have been read and written."""
-    return {"prompt_tokens": search.read, "completion_tokens": written, "total_tokens": search.read + written}
+    return search.completion.response(found, search.usage())
 
 
 async def _events(search: TextSearch) -> AsyncGenerator[bytes]:
-    """The answer as server-sent events: one for each choice, which is whole."""
-    response, wanted, written = search.completion.response, search.completion.body.stream_options.include_usage, 0
-    try:
-        async for choice, symbols in search.choices():
-            written += symbols
-            yield f"data: {json_text(response([choice], None if wanted else {}))}\n\n".encode()
-    except ApiError as refused:
-        yield b"data: " + refused.body + b"\n\n"
-        return
-    if wanted:
-        yield f"data: {json_text(response([], _usage(search, written)))}\n\n".encode()
-    yield b"data: [DONE]\n\n"
+    """Server-sent events: one for each choice, which is whole."""
+    usage: Usage | None = None if search.completion.body.stream_options.include_usage else {}
+    async with contextlib.aclosing(search.choices()) as choices:
+        async for choice in choices:
+            yield f"data: {json_text(search.completion.response([choice], usage))}\n\n".encode()

@@ -36,6 +36,7 @@ from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parse_body
 from scriven.server.responses import (
     ApiError,
+    LimitedCount,
     internal_error,
     overflow,
     payload_too_large,
@@ -149,8 +150,6 @@ class ServerState:
     limits: Limits = LIMITS
     novelty_refusal: str = ""  # why nobody may ask what is copied from training texts
     begun: float = field(default_factory=time.time)
-    scores: int = 0  # texts being scored now
-    files: int = 0  # whose text is being extracted now
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # started, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
@@ -179,19 +178,15 @@ class ServerState:
         """Threads that turn texts to score into ids, and wait for text that has not arrived."""
         return ThreadPoolExecutor(self.limits.scores, "scoring")
 
-    @contextlib.contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Counts a text as being scored.
+    @cached_property
+    def scores(self) -> LimitedCount:
+        """The texts that are being scored."""
+        return LimitedCount(self.limits.scores, "texts are being scored")
 
-        Raises ApiError, 429, if there are too many.
-        """
-        if self.scores >= self.limits.scores:
-            raise too_many_requests(f"{self.scores} texts are being scored already")
-        self.scores += 1
-        try:
-            yield
-        finally:
-            self.scores -= 1
+    @cached_property
+    def files(self) -> LimitedCount:
+        """The files whose text is being extracted."""
+        return LimitedCount(self.limits.files, "files are being read")
 
     def model_named(self, name: str) -> ServedModel:
         """The model of this name, or the only model if the name is empty.

@@ -31,7 +31,6 @@ from scriven.server.responses import (
     long_answer,
     media_type_of,
     run_apart,
-    too_many_requests,
 )
 from scriven.server.shared import (
     UNKNOWN_NAME,
@@ -237,7 +236,7 @@ async def _prefill(work: RequestHandle) -> Any:
 
 
 async def _learn(server: ServerState, served: ServedModel, context: AdaptiveContext, ids: Ids) -> AdaptiveContext:
-    with server.scoring(), served.hold():
+    with server.scores.hold(), served.hold():
         async for _, _, after in server.learn(served, context, ids):
             context = after
     return context
@@ -257,7 +256,7 @@ async def novelty(request: Request) -> Response:
     server = server_of(request)
     served = server.model_named(body.model)
     await run_unless_disconnected(request, server.indexes.find(served.model, "text"))  # which may take minutes
-    with server.scoring():
+    with server.scores.hold():
         work = server.indexes.measure(served.model, [body.text], "text", body.stretches)
         (measured,) = await run_unless_disconnected(request, work)
     return answer({"model": served.name, "system_fingerprint": served.fingerprint, **measured})
@@ -277,13 +276,8 @@ async def extract(request: Request) -> Response:
         words = f"name {name[:60]!r}: give a file's name that ends in {' or '.join(ZIPPED)}"
         raise ApiError(400, words, "name", "invalid_value")
     data = await read_body(request, server.limits.file_bytes)  # first, so that a slow client takes nobody's turn
-    if server.files >= server.limits.files:
-        raise too_many_requests(f"{server.files} files are being read already")
-    server.files += 1
-    try:
+    with server.files.hold():
         text = await run_in_threadpool(_read, data, name, server.limits)
-    finally:
-        server.files -= 1
     return Response(text, media_type=PLAIN)
 
 

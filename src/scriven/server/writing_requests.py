@@ -352,9 +352,7 @@ class CompletionBody(TextBody):
             given |= {"novel": self.novel > 0, "beam": self.beam > 0}
             for name in (name for name, is_given in given.items() if is_given):
                 raise FieldError(name, f"{name} cannot be combined with suffix; leave it out")
-            if self.length > LIMITS.infill_length:
-                words = f"max_tokens {self.length}: with suffix, send at most {LIMITS.infill_length}"
-                raise FieldError("max_tokens", words)
+            self._check_search_length("suffix")
         return self
 
     @model_validator(mode="after")
@@ -367,11 +365,14 @@ class CompletionBody(TextBody):
                 raise FieldError(name, words)
             if self.n > self.beam:
                 raise FieldError("n", f"n {self.n}: a beam of {self.beam} finds no more than that; raise beam")
-            if self.length > LIMITS.beam_length:
-                raise FieldError(
-                    "max_tokens", f"max_tokens {self.length}: with beam, send at most {LIMITS.beam_length}"
-                )
+            self._check_search_length("beam")
         return self
+
+    def _check_search_length(self, way: str) -> None:
+        """Raises FieldError if the texts to search for may be too long."""
+        if self.length > LIMITS.search_length:
+            words = f"max_tokens {self.length}: with {way}, send at most {LIMITS.search_length}"
+            raise FieldError("max_tokens", words)
 
 
 class ChatMessage(RequestBody):
