@@ -224,8 +224,8 @@ class Model:
 
     def unknown_characters(self, text: str) -> list[str]:
         """Returns the distinct characters of a text that the model does not know, in order of appearance."""
-        text = drop_mark(check_text("text", text))
-        return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
+        documents = split_text(drop_mark(check_text("text", text)), self.settings.corpus)
+        return [*dict.fromkeys(each for one in documents for each in self.vocabulary.unknown_characters(one))]
 
     def session(self, *, seed: int | None = None, adapt: bool = False) -> Session:
         """Returns a session: a new text that is read and written by turns. The same seed draws the same text.

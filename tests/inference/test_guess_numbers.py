@@ -87,6 +87,13 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
     assert held >= 95
 
 
+def test_the_guesses_are_within_the_interval(model: Model) -> None:
+    for seed in range(8):
+        for row in model.rank_texts(WORDS, samples=200, seed=seed):
+            assert row["low"] <= row["guesses"] * (1 + 1e-9)
+            assert row["high"] is None or row["guesses"] <= row["high"] * (1 + 1e-9)
+
+
 def test_texts_that_do_not_end_are_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guess_numbers, "LONGEST", 2)
     monkeypatch.setattr(guess_numbers, "BLOCK", 2)

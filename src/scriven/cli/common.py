@@ -260,6 +260,8 @@ def _note_forms(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> It
 
 # --- printing
 
+TOKEN_SHOWN = 40  # characters of a token that a note names
+
 Row = dict[str, Any]
 Form = Literal["words", "json"]
 
@@ -368,6 +370,6 @@ def name_characters(characters: Sequence[str]) -> str:
     """Returns the first ten characters with their code points, or tokens, and how many more there are."""
     shown = [
         f"{c if c.isprintable() else ascii(c)[1:-1]}" + (f" (U+{ord(c):04X})" if len(c) == 1 else "")
-        for c in characters[:10]
+        for c in (each if len(each) <= TOKEN_SHOWN else each[:TOKEN_SHOWN] + "..." for each in characters[:10])
     ]
     return ", ".join(shown) + (f", and {len(characters) - 10:,} more" if characters[10:] else "")

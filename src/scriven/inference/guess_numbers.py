@@ -65,7 +65,8 @@ class GuessSamples:
         )
         middle = np.minimum(once - math.log(self.count), nats)
         middle, low, high = (np.logaddexp(0, likelier) for likelier in (middle, low, high))  # and the text itself
-        return middle, np.maximum(low, np.log1p(self._distinct()[place])), np.where(nats > self.cut, np.nan, high)
+        known = np.log1p(self._distinct()[place])  # likelier texts were written, and each is a guess
+        return np.maximum(middle, known), np.maximum(low, known), np.where(nats > self.cut, np.nan, high)
 
     def _distinct(self) -> Ids:
         """Returns how many texts there are, at least, among the first ones (S + 1,): none, one, two, and so on."""
