@@ -15,8 +15,10 @@ import httpx
 import pytest
 import torch
 
+import scriven
 from live_server import serving
 from page_server import make_run
+from scriven.errors import InputError
 from scriven.runs import open_run
 from scriven.runs.folder import Which
 from scriven.server import renewal
@@ -100,6 +102,21 @@ def until(condition: Callable[[], object]) -> None:
 
 def text_of(model: Model) -> str:
     return model.sample(PROMPT, length=30, seed=1, temperature=1.0)
+
+
+def test_a_request_builds_no_corpus_that_is_gone(tmp_path: Path) -> None:
+    """It could take any time, and reads the files that the run names."""
+    (tmp_path / "book.txt").write_text("a tiny book of words\n" * 40)
+    settings = {"model": {"width": 16, "layers": 1}, "training": {"workers": 1}}
+    trained = scriven.train(tmp_path / "book.txt", steps=1, output=tmp_path / "run", settings=settings, reports=())
+    corpus = open_run(trained.path).corpus_path
+    opened = ServedCheckpoint(trained.path, device="cpu").open().predictor.training_text
+    assert opened is not None
+    assert opened().characters > 0
+    shutil.rmtree(corpus)
+    with pytest.raises(InputError, match=r"is missing.*--counts none"):
+        opened()
+    assert not corpus.exists()
 
 
 def test_a_fingerprint_is_that_of_the_weights_and_of_how_they_are_used(run: Path) -> None:

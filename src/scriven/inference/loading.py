@@ -41,7 +41,7 @@ def open_predictor(
         number_format,
         reader_window(run.settings.reader),
         writing,
-        training_text=partial(_training_text, run),
+        training_text=partial(training_text, run),
     )
     if settings.kind == "counts":
         return _counts_alone(predictor, run, order)
@@ -88,11 +88,15 @@ def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[
     return in_torch(network).to(device), choose_precision(asked, device, network.settings.cell)
 
 
-def _training_text(run: Run) -> StoredText:
+def training_text(run: Run, *, build: bool = True) -> StoredText:
+    """Returns the training text of a run; if its corpus is missing, it is built again first, if it may be.
+
+    Raises InputError, with the way out, if there is none.
+    """
     from scriven.runs.recovery import open_run_corpus  # noqa: PLC0415 - most uses of a model need no corpus
 
     try:
-        return open_run_corpus(run).training
+        return open_run_corpus(run, build=build).training
     except InputError as error:
         raise InputError(
             f"{error}. Ongoing counts need the training text; without it, adapt the network alone: --counts none, or "

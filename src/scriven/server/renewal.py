@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from scriven.errors import ScrivenError, shortage
+from scriven.inference.loading import training_text
 from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
@@ -51,9 +52,12 @@ class ServedCheckpoint:
         self._stamp: Stamp | None = None  # of the last checkpoint opened
 
     def open(self) -> Model:
-        """Opens the current checkpoint. Raises InputError and UsageError as `load` does."""
+        """Opens the current checkpoint. Raises InputError and UsageError as `load` does.
+
+        Its counts do not build a corpus that is missing, as that could take any time of a request, and reads files.
+        """
         self._stamp = self._current_stamp()
-        return load(
+        model = load(
             self.run,
             which=self._which,
             device=self._device,
@@ -61,6 +65,8 @@ class ServedCheckpoint:
             counts=self._counts,
             write_order=self._write_order,
         )
+        model.predictor.training_text = partial(training_text, open_run(self.run), build=False)
+        return model
 
     def open_later(self) -> None:
         """Makes `has_changed` true, so that opening is tried again later."""

@@ -54,7 +54,7 @@ BYTES, TOKEN = "bytes:", "token:"  # before the names of bytes, and of tokens wh
 LEARNED_AT_ONCE = 256  # symbols that a text learns from at once, so that requests that are gone end soon
 NO_TRAINING_TEXT = (
     "this model's counts go on from its training text, which this server does not have; served with --counts none, the "
-    "network alone can learn"
+    "network alone can learn, and scriven evaluate RUN makes its corpus again, if the text is there"
 )
 BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
