@@ -110,6 +110,29 @@ def test_long_stretches_are_those_of_the_slow_search(
     assert fast.places.tolist() == slow.places.tolist()
 
 
+RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 300)), min_size=1, max_size=4)
+
+
+def repetitive(runs: list[tuple[int, int]]) -> list[int]:
+    """A text of runs: the first few of the same ids again and again, each with its length."""
+    return [each for period, length in runs for each in ([0, 1, 1, 2][:period] * length)[:length]]
+
+
+@at_each_variant
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(text=RUNS, runs=RUNS, symbols=st.sampled_from(SIZES), block=st.integers(100, 700), cut=st.integers(1, 1200))
+def test_stretches_of_texts_that_repeat_themselves(
+    variant: str, text: list[tuple[int, int]], runs: list[tuple[int, int]], symbols: int, block: int, cut: int
+) -> None:
+    """No stretch is read again from each place of a run, however long it is; a document may end within one."""
+    index = index_of(repetitive(text), symbols, block, 1200, SEPARATOR)
+    ids = repetitive(runs)
+    ids[cut:cut] = [SEPARATOR]
+    fast, slow = index.match(np.array(ids, np.int64)), index._match_plain(np.array(ids, np.int64), lambda: None)
+    assert fast.lengths.tolist() == slow.lengths.tolist()
+    assert fast.places.tolist() == slow.places.tolist()
+
+
 @at_each_variant
 def test_a_text_is_found_in_itself(variant: str) -> None:
     text: Text = np.random.default_rng(1).integers(0, 4, 400_000).astype(np.uint8)

@@ -11,7 +11,8 @@ namespace scriven {
 namespace {
 
 constexpr int32_t ahead = 32;  // places in an order, whose symbols are fetched from memory early
-constexpr int64_t short_stretch = 32, kept_stretches = 1024;
+constexpr int64_t short_stretch = 32, kept_stretches = 1024, kept_shifts = 64;
+constexpr int compared_bits = 9;
 
 // Calls visit(place) for each valley, from the last to the first.
 template <class Symbol, class Visit>
@@ -207,31 +208,79 @@ Found find(const View<Symbol> &view, const int64_t *ids, int64_t count, Common c
     return found;
 }
 
-// Where long stretches end that a text and a query share, so that no stretch is read again from each of its places: if
-// the query at i is like the text at p for n ids, then at i + 1 it is like the text at p + 1 for n - 1 ids. Queries begin
-// at one place of the ids after the other. Stretches with equal p - i are one entry; a new one takes the place of an old.
+// Where long stretches end that two texts share, by how far apart they are: if one at p is like the other at i for n ids,
+// then at p + 1 it is like the other at i + 1 for n - 1 ids. A new stretch takes the place of an old one.
+template <int64_t size> class StretchEnds {
+  public:
+    // How many ids are alike from `start` on, and from `offset` ids later on in the other text, if that is kept; else -1.
+    int64_t length(int64_t offset, int64_t start) const {
+        const Stretch &kept = stretches[uint64_t(offset) % size];
+        return kept.offset == offset && kept.start <= start && start < kept.end ? kept.end - start : -1;
+    }
+
+    void keep(int64_t offset, int64_t start, int64_t end) {
+        stretches[uint64_t(offset) % size] = {offset, start, end};
+    }
+
+  private:
+    struct Stretch {
+        int64_t offset, start, end;
+    };
+    Stretch stretches[size] = {};
+};
+
+// Compares the suffixes of a text with a query from one of its places after the other, so that no long stretch is read
+// again from each of them. In a copied text, a stretch ends where it did before. In a text that repeats itself, the query is
+// like itself some ids before, where the suffix was compared with it already.
 template <class Symbol> class LongStretches {
   public:
     LongStretches(const View<Symbol> &view, const int64_t *ids) : view(view), ids(ids) {}
 
     // How many of `count` ids from `start` on the suffix at a place begins with, of which `known` are known already.
+    // They end where a document does, at the same id for all places of it.
     int64_t common(int64_t place, int64_t start, int64_t count, int64_t known) {
         const int64_t few = known + short_stretch < count ? known + short_stretch : count;
         const int64_t same = view.common(place, ids + start, few, known);
         if (same < known + short_stretch) return same;
-        Stretch &kept = stretches[uint64_t(place - start) % kept_stretches];
-        if (kept.offset != place - start || kept.end <= start)
-            kept = {place - start, start + view.common(place, ids + start, count, same)};
-        return kept.end - start;
+        const int64_t kept = ends.length(place - start, start);
+        if (kept >= 0) return kept;
+        Compared &before = compared[uint64_t(place) * 0x9E3779B97F4A7C15u >> (64 - compared_bits)];
+        const int64_t length = before.place == place && before.end == start + count && before.start < start
+                                   ? compare_again(before, place, start, count, same)
+                                   : view.common(place, ids + start, count, same);
+        ends.keep(place - start, start, start + length);
+        before = {place, start, length, start + count};
+        return length;
     }
 
   private:
-    struct Stretch {
-        int64_t offset, end;  // of the place in the text, and in the ids
+    // A suffix that was compared with the query at `start`, which ends at `end`.
+    struct Compared {
+        int64_t place, start, length, end;
     };
+
+    int64_t compare_again(const Compared &before, int64_t place, int64_t start, int64_t count, int64_t same) {
+        const int64_t alike = common_in_query(before.start, start, count);
+        if (alike < before.length) return alike;
+        if (alike > before.length) return before.length;
+        return view.common(place, ids + start, count, alike > same ? alike : same);
+    }
+
+    // How many ids of the query are the same from two of its places on, of `count` from the later one.
+    int64_t common_in_query(int64_t first, int64_t second, int64_t count) {
+        const int64_t kept = own_ends.length(first - second, second);
+        if (kept >= 0) return kept;
+        int64_t alike = 0;
+        while (alike < count && ids[first + alike] == ids[second + alike]) alike++;
+        own_ends.keep(first - second, second, second + alike);
+        return alike;
+    }
+
     const View<Symbol> &view;
     const int64_t *ids;
-    Stretch stretches[kept_stretches] = {};
+    StretchEnds<kept_stretches> ends;
+    StretchEnds<kept_shifts> own_ends;
+    Compared compared[1 << compared_bits] = {};
 };
 
 // Calls visit(symbol) for each symbol that follows a query somewhere in a block, once for each.
