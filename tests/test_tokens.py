@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 import re
 from collections.abc import Iterator
@@ -442,6 +443,16 @@ def test_unknown_tokens_cost_and_are_named(twins: Twins) -> None:
     assert tokens.decode(tokens.encode("C  H#\tG")) == "C H# G"
 
 
+@pytest.mark.parametrize("text", ["C G", "C G\n", "", "Am\nC"])
+def test_a_session_from_a_file_knows_how_its_text_ended(twins: Twins, tmp_path: Path, text: str) -> None:
+    session = twins[0].session(seed=4)
+    session.read(text)
+    session.save(tmp_path / "file")
+    saved = scriven.load_session(tmp_path / "file", twins[0])
+    pickled = pickle.loads(pickle.dumps(session))
+    assert "".join(session.write(5)) == "".join(saved.write(5)) == "".join(pickled.write(5))
+
+
 def test_a_session_puts_spaces_between_its_pieces(twins: Twins) -> None:
     session = twins[0].session(seed=4)
     session.read("C G")
@@ -534,6 +545,9 @@ def test_what_follows_a_saved_state_begins_as_after_its_text(client: httpx.Clien
         )
         if text and begins:  # else the end of the last document is read too
             states.append(post(client, "/score", text=text, save_state=True)["state"])
+        file = client.get(f"/states/{states[0]}").content
+        sent = client.post("/states", content=file, headers={"content-type": "application/octet-stream"})
+        states.append(sent.json()["state"])
         for state in states:
             for more in ({}, {"beam": 1}):
                 drawn = {name: value for name, value in asked.items() if not more or name != "logit_bias"}

@@ -614,7 +614,7 @@ class Session:
         self._model = model
         self._memory = memory
         self._random = random
-        self._last = "?" if memory.begun else ""  # of the text so far, its last piece; which one is not saved
+        self._last = "?" if memory.begun else ""  # of the text so far, its last piece; only how it ends is saved
 
     def __repr__(self) -> str:
         """The model, and the symbols that are most likely now; not at once if counts must read for that."""
@@ -655,14 +655,17 @@ class Session:
         self._snapshot().write(path)
 
     def _snapshot(self) -> SavedSession:
-        memory = self._memory
-        return SavedSession(self._model._known_origin(), memory.context, self._random, memory.begun)
+        memory, vocabulary = self._memory, self._model.vocabulary
+        inside = vocabulary.unit != "token" or vocabulary.ends_inside(self._last)
+        return SavedSession(self._model._known_origin(), memory.context, self._random, memory.begun, inside)
 
     @classmethod
     def _of(cls, saved: SavedSession, model: Model) -> Session:
         context = saved.check(model.predictor, model._known_origin())
         adapt = isinstance(context, AdaptiveContext)
-        return cls(model, model._memory(context if saved.begun else None, adapt=adapt), saved.random)
+        made = cls(model, model._memory(context if saved.begun else None, adapt=adapt), saved.random)
+        made._last = made._last if saved.inside else ""
+        return made
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles what `save` writes."""

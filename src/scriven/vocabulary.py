@@ -389,9 +389,9 @@ class Vocabulary:
 
         The text of tokens then begins with a space, unless `after` ends with white space or a document.
         """
-        return Decoder(self, inside=self._ends_inside(after))
+        return Decoder(self, inside=self.ends_inside(after))
 
-    def _ends_inside(self, text: str) -> bool:
+    def ends_inside(self, text: str) -> bool:
         """Whether a text ends with a token, after which a space has to come before another one."""
         ended = not text or text[-1] in SPACES or bool(self.separator and text.endswith(self.separator))
         return self.unit == "token" and not ended
@@ -399,8 +399,8 @@ class Vocabulary:
     def fit_between(self, before: str, middle: str, after: str) -> str:
         """Returns the text of a middle with the spaces that its tokens need between the texts before and after it."""
         begins, ends = (bool(text) and text[0] not in SPACES for text in (middle, after))
-        first = " " * (begins and self._ends_inside(before))
-        return first + middle + " " * (ends and self._ends_inside(middle or before))
+        first = " " * (begins and self.ends_inside(before))
+        return first + middle + " " * (ends and self.ends_inside(middle or before))
 
     def to_json(self) -> str:
         """Returns the vocabulary as readable JSON."""

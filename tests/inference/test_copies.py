@@ -238,6 +238,11 @@ def test_an_index_is_kept_and_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(run).novelty("a bad cafe") == expected
     (index.folder / "index.json").write_text("{}")
     assert load(run).novelty("a bad cafe") == expected
+    header = json.loads((index.folder / "index.json").read_text())
+    (index.folder / "index.json").write_text(
+        json.dumps(header | {"size": 1 << 60, "block": 1})
+    )  # of more files than fit
+    assert load(run).novelty("a bad cafe") == expected
     order.write_bytes(bytes(order.stat().st_size))  # damaged, but of the right size
     assert load(run).novelty("a bad cafe") == expected
     order.unlink()

@@ -109,7 +109,7 @@ def test_a_request_builds_no_corpus_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("a tiny book of words\n" * 40)
     settings = {"model": {"width": 16, "layers": 1}, "training": {"workers": 1}}
     trained = scriven.train(tmp_path / "book.txt", steps=1, output=tmp_path / "run", settings=settings, reports=())
-    corpus = open_run(trained.path).corpus_path
+    corpus = Path(open_run(trained.path).corpus_path)
     opened = ServedCheckpoint(trained.path, device="cpu").open().predictor.training_text
     assert opened is not None
     assert opened().characters > 0

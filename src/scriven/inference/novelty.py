@@ -75,10 +75,16 @@ class IndexHeader(Frozen):
 
     def is_whole(self, folder: Path) -> bool:
         """Whether a folder has all files, of the right sizes and with the right checksums."""
-        wanted = {TEXT_FILE: self.size * self.kind.itemsize}
-        wanted |= {_order_file(first): 4 * min(self.block, self.size - first) for first in self.starts}
-        sized = all((folder / name).is_file() and (folder / name).stat().st_size == wanted[name] for name in wanted)
-        return sized and all(_checksum(folder / name) == self.crc32.get(name) for name in wanted)
+        sized = all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in self._sizes()
+        )
+        return sized and all(_checksum(folder / name) == self.crc32.get(name) for name, _ in self._sizes())
+
+    def _sizes(self) -> Iterator[tuple[str, int]]:
+        """Yields each file and its bytes, one by one: a damaged header may ask for any number of files."""
+        yield TEXT_FILE, self.size * self.kind.itemsize
+        for first in self.starts:
+            yield _order_file(first), 4 * min(self.block, self.size - first)
 
 
 def _order_file(first: int) -> str:

@@ -190,16 +190,21 @@ class _SessionHeader(BaseModel):
     begun: bool  # whether any text was read or written
     random: dict[str, Any]  # the state of numpy's PCG64
     adaptive: dict[str, float] | None = None  # the rule of a session that learns while it reads
+    inside: Literal[False] | None = None  # of tokens, if the text did not end inside of a line
 
 
 @dataclass(frozen=True)
 class SavedSession:
-    """A session without its model: the memory of the text, and the generator that draws symbols."""
+    """A session without its model: the memory of the text, and the generator that draws symbols.
+
+    `inside` says whether a token that comes next needs a space before it.
+    """
 
     origin: Origin
     context: Context  # of one row
     random: np.random.Generator
     begun: bool
+    inside: bool = True
 
     def to_bytes(self) -> bytes:
         """Returns the content of the file."""
@@ -213,7 +218,14 @@ class SavedSession:
         if isinstance(context, AdaptiveContext):
             rule = asdict(RULE)
             arrays |= context.to_arrays()
-        header = _SessionHeader(format=FORMAT, origin=self.origin, begun=self.begun, random=dict(random), adaptive=rule)
+        header = _SessionHeader(
+            format=FORMAT,
+            origin=self.origin,
+            begun=self.begun,
+            random=dict(random),
+            adaptive=rule,
+            inside=None if self.inside else False,
+        )
         return b"".join(encode(arrays, {KEY: header.model_dump_json(exclude_none=True)}))
 
     def write(self, path: str | Path) -> None:
@@ -251,7 +263,7 @@ class SavedSession:
             raise InputError(
                 f"{name} learned while it read by another rule than this version of Scriven has; begin another session"
             )
-        return cls(header.origin, context, random, header.begun)
+        return cls(header.origin, context, random, header.begun, inside=header.inside is None)
 
     def check(self, predictor: Predictor, loaded: Origin) -> Context:
         """Returns the context. Raises InputError if the session belongs to another model."""

@@ -171,20 +171,24 @@ async def _upload_state(request: Request, server: ServerState) -> Response:
     """Saves the state in a file, as GET /states/{handle} or `scriven sample --save-state` gives it."""
     served = server.model_named(request.query_params.get("model", ""))
     data = await read_body(request, server.limits.file_bytes)
-    context = await run_apart(len(data), lambda: _open_state(served, data))
+    context, last = await run_apart(len(data), lambda: _open_state(served, data))
     _check_learned(context, server.limits.learned_characters)
-    return _answer_state(server, served, context, 0)
+    return _answer_state(server, served, context, 0, last=last)
 
 
-def _open_state(served: ServedModel, data: bytes) -> Context:
-    """Returns the context in a file. Raises ApiError, 400, if it is none, or is not bound to this checkpoint."""
+def _open_state(served: ServedModel, data: bytes) -> tuple[Context, str | None]:
+    """Returns the context in a file, and the text of its last symbol, if that is known.
+
+    Raises ApiError, 400, if it is no such file, or is not bound to this checkpoint.
+    """
     origin = _origin_of(served)
     try:
         saved = SavedSession.from_bytes(Path("the body"), data)
         context = saved.check(served.model.predictor, origin)
     except (InputError, UsageError) as error:
         raise ApiError(400, f"state: {str(error)[:MESSAGE]}", "state", "invalid_state") from None
-    return context if saved.begun or isinstance(context, AdaptiveContext) else served.start
+    begun = saved.begun or isinstance(context, AdaptiveContext)
+    return context if begun else served.start, None if saved.inside else ""
 
 
 def _check_learned(context: Context, most: int) -> None:
@@ -206,7 +210,10 @@ async def download_state(request: Request) -> Response:
     begun = saved.context is not served.start
     # The run's name instead of its folder: nobody needs to know where that is.
     origin = _origin_of(served).model_copy(update={"run": served.name})
-    session = SavedSession(origin, saved.context, np.random.default_rng(), begun)
+    inside = (
+        saved.last is None or served.model.vocabulary.unit != "token" or served.model.vocabulary.ends_inside(saved.last)
+    )
+    session = SavedSession(origin, saved.context, np.random.default_rng(), begun, inside)
     data = await run_apart(saved.bytes, session.to_bytes)
     headers = {"content-disposition": 'attachment; filename="state.session"'}
     return Response(data, media_type=FILE, headers=headers)
