@@ -149,6 +149,7 @@ class Measured:
     seconds: float
     exit_code: int  # below 0: the signal that ended it
     peak_bytes: int  # of RssAnon, summed over its processes
+    peak_resident_bytes: int  # VmHWM, the most that each process had, summed over them
 
 
 def watched(
@@ -163,7 +164,7 @@ def watched(
     It is killed, with all its processes, when their sum passes `limit_bytes`. `prepare` is called in the new process
     before the command; `variables` are added to its environment.
     """
-    begun, peak = time.perf_counter(), 0
+    begun, peak, resident = time.perf_counter(), 0, dict[int, int]()
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -173,26 +174,49 @@ def watched(
     )
     try:
         while process.poll() is None:
-            used = anonymous_bytes(process.pid)
+            found = memory_of_session(process.pid)
+            used = sum(each.anonymous_bytes for each in found.values())
             peak = max(peak, used)
+            for number, each in found.items():
+                resident[number] = max(resident.get(number, 0), each.peak_resident_bytes)
             if used > limit_bytes:
                 break
             time.sleep(SAMPLE_SECONDS)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    return Measured(exit_code=process.wait(), seconds=time.perf_counter() - begun, peak_bytes=peak)
+    return Measured(
+        exit_code=process.wait(),
+        seconds=time.perf_counter() - begun,
+        peak_bytes=peak,
+        peak_resident_bytes=sum(resident.values()),
+    )
 
 
-def anonymous_bytes(session: int) -> int:
-    """RssAnon summed over the processes of a session."""
-    total = 0
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What a process has of its own now, and the most that it has had, libraries and all."""
+
+    anonymous_bytes: int  # RssAnon
+    peak_resident_bytes: int  # VmHWM
+
+
+def memory_of_session(session: int) -> dict[int, ProcessMemory]:
+    """The memory of each process of a session, by its number."""
+    result = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session:
-                found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text())
-                total += int(found[1]) * 1024 if found else 0
+                status = (folder / "status").read_text()
+                result[int(folder.name)] = ProcessMemory(
+                    _status_bytes(status, "RssAnon"), _status_bytes(status, "VmHWM")
+                )
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
-    return total
+    return result
+
+
+def _status_bytes(status: str, name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0

@@ -223,7 +223,7 @@ def writing(data: Path, run: Path) -> dict[str, float]:
 
 def peak_memory(data: Path, run: Path) -> dict[str, float]:
     """Megabytes of anonymous memory at most, of the same training, counts included, on texts of 1 and of 17 MB."""
-    asked, found = Namespace(steps=150, width=192), {}
+    asked, found = Namespace(steps=150, minutes=0, width=192), {}
     for text in (SHAKESPEARE, BOOKS):
         command = memory.train_command(data / text, 1, asked, run.with_name(f"{run.name}-{text.split('.')[0]}"))
         found[f"{text}, MB"] = watched(command).peak_bytes / MB

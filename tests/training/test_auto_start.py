@@ -179,7 +179,9 @@ def test_auto_takes_no_start_for_another_model(
 def test_auto_takes_no_start_for_a_text_that_it_does_not_know(tiny: starts.Start, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("все счастливые семьи похожи друг на друга\n" * 40, encoding="utf-8")
-    assert "it knows 17% of the characters" in notes(begin(other, tmp_path / "other", "auto"))
+    decided = begin(other, tmp_path / "other", "auto")
+    assert "it knows 17% of the characters" in notes(decided)
+    assert marks(decided) == marks(begin(other, tmp_path / "none", "none"))  # to have asked for one costs nothing
     backwards = tmp_path / "backwards.txt"
     backwards.write_text("".join(reversed(WORDS)) * 40)
     said = notes(begin(backwards, tmp_path / "backwards", "auto"))
