@@ -28,7 +28,8 @@ MAP = """
     runs.start_model runs
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
-    inference.generation inference.search inference.saved_session inference.boundaries inference.units
+    inference.stream_decoder inference.generation inference.search inference.saved_session inference.boundaries
+    inference.units
     inference.unit_tables inference.protocols inference.loading inference.regions inference.comparison
     inference.guess_numbers inference.proofreading inference.novelty
     runs.doctor

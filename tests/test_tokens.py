@@ -26,8 +26,8 @@ from scriven.errors import InputError, UsageError
 from scriven.exchange import plain_torch
 from scriven.inference.boundaries import make_rule
 from scriven.inference.chunks import read_chunks
-from scriven.inference.generation import make_decoder
 from scriven.inference.novelty import _build_index
+from scriven.inference.stream_decoder import make_decoder
 from scriven.kernels import native_library
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate

@@ -50,10 +50,8 @@ from scriven.inference.generation import (
     SAMPLING,
     Generation,
     GenerationOptions,
-    StreamDecoder,
     begin_rule,
     generate_many,
-    make_decoder,
     rule_nats,
 )
 from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
@@ -61,6 +59,7 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import DRAWS
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.search import BEAM, MIDDLE, BeamOptions, MiddleOptions, find_likeliest, find_middle
+from scriven.inference.stream_decoder import StreamDecoder, make_decoder
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
 from scriven.penalties import Followers
 from scriven.results import Score, Step, WrittenText, score_of

@@ -11,17 +11,10 @@ import torch
 
 from scriven.errors import InputError
 from scriven.inference import generation
-from scriven.inference.generation import (
-    BlockLength,
-    Generation,
-    GenerationBatch,
-    Memory,
-    StreamDecoder,
-    generate,
-    generate_many,
-)
+from scriven.inference.generation import BlockLength, Generation, GenerationBatch, Memory, generate, generate_many
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import draw
+from scriven.inference.stream_decoder import StreamDecoder
 from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer

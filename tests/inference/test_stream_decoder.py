@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.arrays import Ids
-from scriven.inference.generation import StreamDecoder
+from scriven.inference.stream_decoder import StreamDecoder
 from scriven.vocabulary import Vocabulary
 
 LETTERS = Vocabulary.of("ab\n", "\n")

@@ -23,9 +23,10 @@ from scriven.arguments import check_whole
 from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.context import Context, side_by_side
-from scriven.inference.generation import GenerationOptions, StreamDecoder, begin_rule, check_rule, make_decoder
+from scriven.inference.generation import GenerationOptions, begin_rule, check_rule
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import DRAWS, WIDEST
+from scriven.inference.stream_decoder import StreamDecoder, make_decoder
 from scriven.inference.surprisal import overflow, read_rows
 from scriven.rules import Rule
 from scriven.rules.automaton import RulePlace
