@@ -7,10 +7,8 @@
 // symbols before it.
 #pragma once
 
-#include <cmath>
-
 #include "calls.h"
-#include "common.h"
+#include "double_math.h"
 
 namespace scriven {
 
@@ -54,32 +52,6 @@ inline bool within(const int64_t *ids, int64_t count, int64_t symbols) {
     bool all = true;
     for (int64_t i = 0; i < count; i++) all &= 0 <= ids[i] && ids[i] < symbols;
     return all;
-}
-
-// The natural logarithm of a normal number, by the same operations on every processor; within 1e-15.
-inline double logarithm(double x) {
-    constexpr uint64_t half = 0x3fe6a09e667f3bcd, mantissa = (uint64_t(1) << 52) - 1;  // the square root of 1/2
-    uint64_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    const uint64_t shifted = bits - half;
-    const int64_t exponent = int64_t(shifted) >> 52;
-    bits = (shifted & mantissa) + half;
-    double m;  // from the root of 1/2 to that of 2
-    std::memcpy(&m, &bits, sizeof m);
-    const double s = (m - 1) / (m + 1), z = s * s;
-    double sum = 1.0 / 23;
-    sum = sum * z + 1.0 / 21;
-    sum = sum * z + 1.0 / 19;
-    sum = sum * z + 1.0 / 17;
-    sum = sum * z + 1.0 / 15;
-    sum = sum * z + 1.0 / 13;
-    sum = sum * z + 1.0 / 11;
-    sum = sum * z + 1.0 / 9;
-    sum = sum * z + 1.0 / 7;
-    sum = sum * z + 1.0 / 5;
-    sum = sum * z + 1.0 / 3;
-    sum = sum * z + 1.0;
-    return double(exponent) * 0.69314718055994531 + 2 * s * sum;
 }
 
 // Looks contexts up in a table.

@@ -5,11 +5,11 @@
 // On the way back they become the gradients of the logits, in their place, and dy = dlogits W in their wake. What is
 // kept has whole groups of columns; the columns that are too many hold zeros.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "blocks.h"
 #include "calls.h"
+#include "double_math.h"
 
 namespace scriven {
 namespace {
@@ -103,9 +103,13 @@ template <class F> struct Forward {
         float *factors = call->factors + row * chunks;
         const float *own = totals + row * chunks, most = *std::max_element(factors, factors + chunks);
         float total = 0;
-        for (int64_t i = 0; i < chunks; ++i) total += own[i] * std::exp(factors[i] - most);
-        call->losses[row] = most - call->losses[row] + std::log(total);  // in this order also where logits are huge
-        for (int64_t i = 0; i < chunks; ++i) factors[i] = std::exp(factors[i] - most) / total;
+        for (int64_t i = 0; i < chunks; ++i) {
+            factors[i] = static_cast<float>(exponential(double(factors[i] - most)));
+            total += own[i] * factors[i];
+        }
+        const float log_total = static_cast<float>(logarithm(total));
+        call->losses[row] = most - call->losses[row] + log_total;  // in this order also where logits are huge
+        for (int64_t i = 0; i < chunks; ++i) factors[i] /= total;
     }
 };
 

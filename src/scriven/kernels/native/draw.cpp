@@ -67,7 +67,7 @@ float rest(const float *logits, const float *masked, int64_t count, double *weig
     for (int64_t id = 1; id < count; id++) largest = logits[id] > largest ? logits[id] : largest;
     double sum = 0;
     for (int64_t id = 0; id < count; id++) sum += masked[id] == never ? weights[id] : 0;
-    return sum > 0 ? float(double(largest) + std::log(sum)) : never;
+    return sum > 0 ? float(double(largest) + logarithm(sum)) : never;
 }
 
 constexpr int64_t few = 128;  // symbols; more of them are not ranked as a whole
@@ -119,7 +119,7 @@ int64_t passed(double *weights, int64_t count, double uniform) {
 }
 
 // The bits that a symbol of this weight costs; infinite for a weight of 0.
-double surprise(double weight, double total) { return std::log2(total / weight); }
+double surprise(double weight, double total) { return logarithm(total / weight) * 1.4426950408889634; }
 
 // Keeps the weights of the fewest symbols, those of the most typical surprise, that have the share p. The ids in `found`
 // are sorted by their distance to the entropy, for which their `weight` stands.

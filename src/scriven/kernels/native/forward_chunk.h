@@ -4,8 +4,6 @@
 // and a layer's weights stay in the cache while it reads the chunk.
 #pragma once
 
-#include <cmath>
-
 #include "counts_mix.h"
 #include "forward_step.h"
 
@@ -108,7 +106,7 @@ Cost cost(float *logits, int64_t count, int64_t id) {
     for (int v = 0; v < block / lanes; v++) store(parts + v * lanes, sums[v]);
     double sum = 0;
     for (float part : parts) sum += part;
-    return {std::log(sum) + double(largest) - double(logits[id]), is_likeliest(logits, id, largest)};
+    return {logarithm(sum) + double(largest) - double(logits[id]), is_likeliest(logits, id, largest)};
 }
 
 template <class P>

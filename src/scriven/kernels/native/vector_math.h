@@ -4,8 +4,8 @@
 // give the same bits; the width only sets the number of lanes.
 #pragma once
 
+#include "double_math.h"
 #include "sampler.h"
-#include "vectors.h"
 
 namespace scriven {
 namespace {
@@ -83,29 +83,6 @@ inline Floats remembered(Floats keep, Floats before, Floats enter, Floats fresh)
     const Floats kept = 1.0f + exponential(keep, -1), entered = 1.0f + exponential(enter, -1);
     const Floats e = exponential(fresh, -2), others = entered * (1.0f + e);
     return (before * others + (1.0f - e) * kept) / (kept * others);
-}
-
-// e to the x, for x <= 0, with an error of about 1e-16; 0 below -708. Taylor's series around the nearest multiple of
-// ln 2, which is subtracted in two parts.
-inline Doubles exponential(Doubles x) {
-    constexpr double to_integer = 6755399441055744.0;  // 1.5 * 2^52
-    const Doubles shifted = x * 1.4426950408889634 + to_integer;
-    const Doubles n = shifted - to_integer;
-    const Doubles r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-    Doubles p = r * (1.0 / 6227020800) + 1.0 / 479001600;
-    p = p * r + 1.0 / 39916800;
-    p = p * r + 1.0 / 3628800;
-    p = p * r + 1.0 / 362880;
-    p = p * r + 1.0 / 40320;
-    p = p * r + 1.0 / 5040;
-    p = p * r + 1.0 / 720;
-    p = p * r + 1.0 / 120;
-    p = p * r + 1.0 / 24;
-    p = p * r + 1.0 / 6;
-    p = p * r + 0.5;
-    p = p * (r * r) + r + 1.0;
-    const Doubles result = p * (Doubles)(((LongWords)shifted << 52) + (1023ull << 52));
-    return x < -708.0 ? Doubles{} : result;
 }
 
 // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
