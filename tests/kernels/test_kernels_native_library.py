@@ -3,10 +3,12 @@
 import ctypes
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -472,6 +474,22 @@ def test_gpp_for_windows_takes_no_stack_to_be_aligned(
     answers = f'case "$1" in --version) echo "g++ 14";; *) echo {target};; esac'
     monkeypatch.setenv("CXX", script(root / "fake", answers))
     assert (hatch_build.UNALIGNED_MOVES in hatch_build.find_compiler().flags) == asked
+
+
+@pytest.mark.parametrize("variant", ["neondot", "neonbf16"])
+def test_zig_adds_features_of_arm64_to_its_baseline(variant: str) -> None:
+    zig = replace(compiler_for("aarch64-unknown-macos"), flags=(hatch_build.ZIG_BASELINE,))
+    (flag,) = compiler_for("aarch64-linux-gnu").flags_of(variant)
+    assert flag.startswith("-march=armv8.2-a+dotprod")
+    assert zig.flags_of(variant) == [flag.replace("-march=armv8.2-a", hatch_build.ZIG_BASELINE)]
+    assert zig.flags_of("avx2") == hatch_build.VARIANTS["avx2"]
+
+
+def test_no_kernel_calls_a_function_that_systems_round_in_their_own_ways() -> None:
+    function = r"(?:exp(?:2|m1)?|log(?:2|10|1p)?|pow|a?(?:sin|cos|tan)h?|cbrt|hypot)f?"
+    called = re.compile(rf"\b(?:std::|__builtin_){function}\(")
+    assert called.search("x = std::exp(y)")
+    assert [path.name for path in sorted(NATIVE.iterdir()) if called.search(path.read_text("utf-8"))] == []
 
 
 @needs_scripts

@@ -5,7 +5,6 @@
 #include "thread_team.h"
 
 #include <atomic>
-#include <chrono>
 
 #if !defined(_WIN32)
 #include <dlfcn.h>
@@ -13,6 +12,7 @@
 #include <sched.h>
 #include <signal.h>
 
+#include <chrono>
 #include <new>
 #endif
 
@@ -25,7 +25,6 @@ struct alignas(64) Barrier {
 namespace {
 
 constexpr int64_t SPINS = 200;  // checks before it yields the core: some microseconds
-constexpr std::chrono::microseconds AWAKE(200);  // for a thread to spin before it sleeps
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -72,6 +71,8 @@ void run_team(int64_t, Job job, void *context) { work_alone(job, context); }
 #else
 
 namespace {
+
+constexpr std::chrono::microseconds AWAKE(200);  // for a thread to spin before it sleeps
 
 struct Call {
     Job job;
