@@ -69,7 +69,7 @@ ReadingPrecision = Annotated[
     Literal["auto", "fp32", "bf16", "int8"],
     Parameter(
         help="number format of matrix products. auto takes int8 where native code runs (on CPUs): it is several times "
-        "as fast, and within 0.0015 bits per character of fp32. Elsewhere auto takes the faster one of bf16 and fp32"
+        "as fast, and within 0.0015 bits per character of fp32. Elsewhere auto takes bf16 on a GPU that has it, or fp32"
     ),
 ]
 WritingPrecision = Annotated[

@@ -147,10 +147,10 @@ function showOthers() {
 
 // --- the picture
 
-/** What the losses of these runs are counted by: "symbol" if some count characters and others tokens. */
+/** What the losses of these runs are counted by: "symbol" if not all by the same, or there are none. */
 function symbolOfAll(runs) {
   const found = new Set(runs.map(({ facts }) => symbolOf(facts.started?.unit)));
-  return found.size > 1 ? "symbol" : [...found][0];
+  return found.size === 1 ? [...found][0] : "symbol";
 }
 
 const bits = ({ nats, characters }) => nats / characters / Math.LN2;
