@@ -256,13 +256,16 @@ def test_draws_by_the_rules(logits: list[float], settings: SamplingSettings, uni
     assert ids[0].tolist() == sampling.draw(row, settings, uniforms, [len(logits)]).tolist()
 
 
-def test_draws_from_many_symbols_by_the_rules() -> None:
-    sampler = pack(make_model(ModelSettings(width=1, layers=1), 5000))
-    logits = np.random.default_rng(1).normal(0, 3, (64, 5000)).astype(np.float32)
+@pytest.mark.parametrize(("symbols", "spread"), [(5000, 3.0), (128, 3.0), (128, 1e-3)])
+def test_draws_from_many_symbols_by_the_rules(symbols: int, spread: float) -> None:
+    """Also where weights are so near that the keys they are ranked by are the same."""
+    sampler = pack(make_model(ModelSettings(width=1, layers=1), symbols))
+    logits = np.random.default_rng(1).normal(0, spread, (64, symbols)).astype(np.float32)
     for settings in (FILTERED, SamplingSettings(top_p=0.99), SamplingSettings(top_k=3000), SamplingSettings()):
         uniforms = numbers(1, 64)
         ids, _, _ = sampler.write(logits, sampler.zero_state(64), settings, uniforms)
-        assert ids[0].tolist() == sampling.draw(logits.astype(np.float64), settings, uniforms[0], [4999]).tolist()
+        expected = sampling.draw(logits.astype(np.float64), settings, uniforms[0], [symbols - 1])
+        assert ids[0].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

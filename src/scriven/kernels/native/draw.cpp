@@ -72,30 +72,54 @@ float rest(const float *logits, const float *masked, int64_t count, double *weig
 
 constexpr int64_t few = 128;  // symbols; more of them are not ranked as a whole
 
+// Sorts weights of at most 1, of equal ones the first id first: by keys of 16 bits, 5 of them an exponent, then those whose
+// keys are the same, which are few.
+void sort_few(const double *weights, int64_t count, Candidate *sorted) {
+    constexpr int64_t smallest = (1023 - 31) << 10;  // the key of 2^-31, and of all that is less
+    alignas(64) int16_t keys[few] = {}, places[few];
+    for (int64_t id = 0; id < count; id++) {
+        int64_t bits;
+        memcpy(&bits, weights + id, sizeof bits);
+        const int64_t key = (bits >> 42) - smallest;
+        keys[id] = int16_t(key > 0 ? key : 0);
+    }
+    rank(keys, count, places);
+    uint8_t same[few] = {};  // of each place, how many ids with its key were before
+    for (int64_t id = 0; id < count; id++) sorted[places[id] + same[places[id]]++] = {weights[id], id};
+    for (int64_t last = 1; last < count; last++)
+        for (int64_t at = last; at && sorted[at].weight > sorted[at - 1].weight; at--) std::swap(sorted[at], sorted[at - 1]);
+}
+
 // Returns how many of the top weights all filters keep.
-int64_t count_kept(const double *weights, const int64_t *places, int64_t *ids, int64_t count, const Drawing &drawing) {
-    for (int64_t id = 0; id < count; id++) ids[places[id]] = id;
+int64_t count_kept(const Candidate *sorted, int64_t count, const Drawing &drawing) {
     const int64_t first = drawing.top_k > 0 && drawing.top_k < double(count) ? int64_t(drawing.top_k) : count;
     double sums[4] = {};  // several, so that an addition need not wait for the one before
-    for (int64_t place = 0; place < first; place++) sums[place % 4] += weights[ids[place]];
+    int64_t place = 0;
+    for (; place + 4 <= first; place += 4)
+        for (int64_t i = 0; i < 4; i++) sums[i] += sorted[place + i].weight;
+    for (; place < first; place++) sums[place % 4] += sorted[place].weight;
     const double all = sums[0] + sums[1] + (sums[2] + sums[3]);
     const double wanted = drawing.top_p < 1 ? drawing.top_p * all : 2 * all;
-    double held = 0;
-    int64_t kept = 0;
-    while (kept < first && held < wanted && weights[ids[kept]] >= drawing.min_p) held += weights[ids[kept++]];
+    double held = sorted->weight;
+    int64_t kept = 1;
+    while (kept < first && held < wanted && sorted[kept].weight >= drawing.min_p) held += sorted[kept++].weight;
     return kept;
 }
 
 // Keeps the weights that the filters leave, and their ids, in the order of the ids. Returns their number.
 int64_t filter_few(const DrawBuffers &buffers, int64_t count, const Drawing &drawing) {
-    rank(buffers.weights, count, buffers.places);
-    const int64_t kept = count_kept(buffers.weights, buffers.places, buffers.ids, count, drawing);
+    Candidate *sorted = buffers.candidates;
+    sort_few(buffers.weights, count, sorted);
+    uint64_t marks[few / 64] = {};
+    const int64_t kept = count_kept(sorted, count, drawing);
+    for (int64_t i = 0; i < kept; i++) marks[sorted[i].id / 64] |= uint64_t{1} << sorted[i].id % 64;
     int64_t left = 0;
-    for (int64_t id = 0; id < count; id++) {
-        buffers.weights[left] = buffers.weights[id];
-        buffers.ids[left] = id;
-        left += buffers.places[id] < kept;
-    }
+    for (int64_t word = 0; word < few / 64; word++)
+        for (uint64_t bits = marks[word]; bits; bits &= bits - 1) {
+            const int64_t id = 64 * word + __builtin_ctzll(bits);
+            buffers.weights[left] = buffers.weights[id];
+            buffers.ids[left++] = id;
+        }
     return left;
 }
 

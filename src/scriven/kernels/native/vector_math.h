@@ -13,7 +13,9 @@ namespace {
 inline float largest_of(Floats x) {
     alignas(64) float parts[lanes];
     store(parts, x);
+#pragma GCC unroll 4
     for (int half = lanes / 2; half; half /= 2)
+#pragma GCC unroll 8
         for (int i = 0; i < half; i++) parts[i] = parts[i] > parts[i + half] ? parts[i] : parts[i + half];
     return parts[0];
 }
@@ -103,20 +105,15 @@ inline void weigh(const float *logits, double *weights, int64_t count, double te
     }
 }
 
-// places[i]: how many weights are larger than weight i, or equal and before it. It compares each with each, which is
-// faster than any sort if there are few weights.
-inline void rank(const double *weights, int64_t count, int64_t *places) {
-    constexpr int64_t width = lanes / 2;
-    Longs numbers = {};
-    for (int64_t i = 0; i < width; i++) numbers[i] = i;
-    for (int64_t i = 0; i < count; i += width) {
-        const Doubles own = *reinterpret_cast<const Doubles *>(weights + i);
-        const int64_t after = i + width < count ? i + width : count;
-        Longs before = {};
-        for (int64_t j = 0; j < i; j++) before -= weights[j] >= own;
-        for (int64_t j = i; j < after; j++) before -= (weights[j] > own) | ((weights[j] == own) & (j - i < numbers));
-        for (int64_t j = after; j < count; j++) before -= weights[j] > own;
-        *reinterpret_cast<Longs *>(places + i) = before;
+// places[i]: how many keys are larger than key i. It compares each with each, which is faster than any sort if there are
+// few keys. Both arrays have room for a multiple of 32.
+inline void rank(const int16_t *keys, int64_t count, int16_t *places) {
+    for (int64_t i = 0; i < count; i += 2 * lanes) {
+        const Shorts own = *reinterpret_cast<const Shorts *>(keys + i);
+        Shorts before = {};
+#pragma GCC unroll 4
+        for (int64_t j = 0; j < count; j++) before -= keys[j] > own;
+        *reinterpret_cast<Shorts *>(places + i) = before;
     }
 }
 

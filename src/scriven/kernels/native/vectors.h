@@ -17,8 +17,8 @@ constexpr int lanes = 4;
 typedef float Floats __attribute__((vector_size(lanes * 4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(lanes * 4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(lanes * 4), may_alias));
+typedef int16_t Shorts __attribute__((vector_size(lanes * 4), may_alias));
 typedef double Doubles __attribute__((vector_size(lanes * 4), may_alias));
-typedef int64_t Longs __attribute__((vector_size(lanes * 4), may_alias));
 typedef uint64_t LongWords __attribute__((vector_size(lanes * 4), may_alias));
 
 inline Floats load(const float *from) { return *reinterpret_cast<const Floats *>(from); }
