@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -573,3 +574,13 @@ def test_weights_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> 
         group.attrs["weight_names"] = ["huge"]
     with pytest.raises(InputError, match="an array of shape"):
         read_foreign(path)
+
+
+def test_a_file_of_old_torch_that_names_another_storage_is_damaged(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.pt").read_bytes()
+    key = re.findall(rb"\d{9,}", data)[-1]
+    at = data.rindex(key)
+    (tmp_path / "old.pt").write_bytes(data[:at] + b"1" * len(key) + data[at + len(key) :])
+    with pytest.raises(InputError, match="is damaged, or no file that torch saved"):
+        read_foreign(tmp_path / "old.pt")

@@ -54,7 +54,7 @@ def _load(path: Path) -> tuple[dict[str, Float32s], list[Any] | None]:
             f"{path} holds Python objects, and reading these would run code of the file; in its own program, save the "
             "weights alone: torch.save(model.state_dict(), ...)"
         ) from None
-    except (RuntimeError, ValueError, LookupError, EOFError, OSError, UserWarning) as error:
+    except (RuntimeError, ValueError, LookupError, EOFError, OSError, UserWarning, AssertionError) as error:
         told = str(error).partition("\n")[0]
         raise InputError(f"{path} is damaged, or no file that torch saved ({told}); save it again") from None
     found = _find_weights(values, MOST_NESTED)
