@@ -17,7 +17,8 @@ from scriven.errors import InputError, UsageError
 from scriven.inference.boundaries import Punctuation, SeparatorRule, Spaces, UnitRule, WordRule, make_rule
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import Scored, surprisals_of_text
-from scriven.inference.units import units
+from scriven.inference.units import surprisals_of_units, units
+from scriven.kernels import native_library
 from scriven.vocabulary import Vocabulary
 from small_model import predictor, slow_nats
 
@@ -191,3 +192,15 @@ def test_a_long_text_adds_up() -> None:
     ids = CHARACTERS.encode(text)
     whole = split(CHARACTERS, ids, WordRule(CHARACTERS), [9973] * (len(ids) // 9973))
     assert len(whole) == len(text.split())
+
+
+def test_two_texts_read_by_turns_leave_the_number_of_threads_as_it_was() -> None:
+    """It stayed at one in that thread, for good, if the text that was begun first was read to its end first."""
+    reads = predictor()
+    ids = reads.vocabulary.encode("a bad cab")
+    with native_library.native_threads(3):
+        one, other = (surprisals_of_units(reads, [ids], WordRule(reads.vocabulary)) for _ in range(2))
+        next(one), next(other)
+        assert native_library.threads() == 3
+        assert not [*one, *other]
+        assert native_library.threads() == 3

@@ -241,7 +241,7 @@ class SurprisalSums:
             "nats_per_char": lambda: _mean(self.nats, self.characters),
             "bits_per_char": lambda: _mean(self.nats, self.characters) / bit,
             "bits_per_byte": lambda: _mean(self.nats, self.bytes) / bit,
-            "perplexity": lambda: np.exp(_mean(self.nats, self.characters)),
+            "perplexity": lambda: _exp(_mean(self.nats, self.characters)),
         }
 
     def __iter__(self) -> Iterator[SurprisalSum]:
@@ -255,6 +255,13 @@ def _mean(sums: Float64s, counts: Ids) -> Float64s:
     means = np.full(sums.shape, math.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
+
+
+def _exp(values: Float64s) -> Float64s:
+    """Returns e to the power of values (M,): inf where that is too large for a number."""
+    with np.errstate(over="ignore"):
+        powers: Float64s = np.exp(values)
+    return powers
 
 
 def list_numbers(column: npt.NDArray[Any]) -> list[Any]:

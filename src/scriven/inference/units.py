@@ -55,12 +55,12 @@ def surprisals_of_units(predictor: Predictor, chunks: Iterable[Ids], rule: UnitR
     Each unit is read by itself, one after another, which takes longer than `surprisals_of_text`.
     """
     reader = UnitSurprisals(predictor, predictor.start(), rule)
-    with native_library.native_threads(1):  # what is read at once is too short to be shared
-        for block, is_last in _mark_last(blocks(chunks, predictor.chunk_length(1))):
+    for block, is_last in _mark_last(blocks(chunks, predictor.chunk_length(1))):
+        with native_library.native_threads(1):  # what is read at once is too short to be shared
             reader.add(block, last=is_last)
             while (scored := reader.advance()) is None:
                 pass
-            yield scored
+        yield scored
 
 
 class UnitSurprisals:
