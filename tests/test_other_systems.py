@@ -30,9 +30,9 @@ def unguarded(path: Path) -> list[str]:
     text = path.read_text("utf-8")
     names = {word for table in (LINUX_NAMES, UNIX_NAMES) for words in table.values() for word in words.split()}
     modules = {module.__name__ for module in LINUX_NAMES}
-    found = []
+    found, lines = [], text.splitlines()  # ast.get_source_segment would split the whole file for each function
     for function in (node for node in ast.walk(ast.parse(text)) if isinstance(node, FUNCTIONS)):
-        body = ast.get_source_segment(text, function) or text
+        body = text if isinstance(function, ast.Module) else "\n".join(lines[function.lineno - 1 : function.end_lineno])
         guarded = re.search(r"sys\.platform|os\.name|hasattr\(|except \([^)]*AttributeError|ModuleNotFoundError", body)
         for node in ast.walk(function) if not guarded else ():
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:

@@ -70,7 +70,7 @@ def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path
     assert wheel.name.endswith("-none-any.whl") != bool(libraries)
 
 
-@pytest.mark.parametrize("kernels", ["off", ""])
+@pytest.mark.parametrize("kernels", [pytest.param("off", marks=pytest.mark.thorough), ""])
 def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp_path: Path) -> None:
     level, why, text = train_and_write(installed, tmp_path, kernels)
     assert (level, why) == (native_library.find(kernels).level, native_library.find(kernels).why)

@@ -54,7 +54,9 @@ def count_operations(saved: Path, folder: Path, step: int) -> list[str]:
     return faults.done
 
 
-@pytest.mark.parametrize("step", [3, 2], ids=["a new step", "a step saved again"])
+@pytest.mark.parametrize(
+    "step", [pytest.param(3, id="a new step"), pytest.param(2, id="a step saved again", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_operation_of_a_save_may_fail(saved: Path, tmp_path: Path, kind: str, step: int) -> None:
     operations = count_operations(saved, tmp_path / "run", step)
