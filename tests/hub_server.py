@@ -26,6 +26,7 @@ class HubServer(ThreadingHTTPServer):
         self.received: list[bytes] = []
         self.paths: list[str] = []
         self.fails = 0  # status of each answer, if any
+        self.odd = b""  # each answer, if any
 
     @property
     def address(self) -> str:
@@ -44,6 +45,8 @@ class HubHandler(BaseHTTPRequestHandler):
         self.server.paths.append(f"{self.command} {path}")
         if self.server.fails:
             return self._json(self.server.fails, {"error": "out of order"})
+        if self.server.odd:
+            return self._answer(200, self.server.odd, {"Content-Type": "application/json"})
         if path.startswith("/api/models/"):
             repo = "/".join(path.split("/")[3:5])
             return self._info(repo) if repo in self.server.repos else self._missing()

@@ -233,6 +233,17 @@ def test_errors_say_the_way_out(command: Command, hub: HubServer, run: Path, mon
 
 
 @pytest.mark.parametrize(
+    "odd", [b"[]", b"{}", b"5", b"null", b'{"id": 1, "siblings": 5}', b'{"siblings": [1]}', b"<html>"]
+)
+def test_what_is_no_answer_of_a_hub_is_said_to_be_none(command: Command, hub: HubServer, run: Path, odd: bytes) -> None:
+    hub.odd = odd
+    for words in (["pull", "ann/novels"], ["push", "run", "ann/novels"]):
+        done = command(*words)
+        assert done.code == 3 and "bug" not in done.err and done.err.count("\n") == 1, done.err
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize(
     ("name", "data"),
     [
         ("settings.toml", b"not = [toml"),

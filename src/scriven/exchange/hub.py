@@ -201,7 +201,7 @@ def _explain_errors(repo: str) -> Iterator[None]:
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, RuntimeError) as error:
         why = shorten(" ".join(str(error.__cause__ or error).split()))
         raise InputError(f"{place} cannot be reached, or broke off: {why}; check the network") from None
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # of what huggingface_hub makes of an answer
         why = shorten(" ".join(str(error).split()))
         if "license" in why.lower():  # the hub reads the card's metadata
             raise UsageError(f"{place} refuses {repo}: {why}; see --license") from None
