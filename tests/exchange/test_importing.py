@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
+from scriven.exchange import keras_file
 from scriven.exchange.foreign import read_symbols
 from scriven.exchange.formats import read_foreign
 from scriven.exchange.state_dict import model_of
@@ -172,7 +173,24 @@ def test_a_damaged_file_of_keras_ends_in_a_sentence(tmp_path: Path) -> None:
     for place, byte in zip(random.integers(len(whole), size=200), random.bytes(200), strict=True):
         path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
         with pytest.raises(ScrivenError):
-            read_foreign(path)
+            keras_file.read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        (keras_file.TRIAL, "reading it does not end within 3 s"),
+        ("import os; os.abort()", "reading it ends by signal 6"),
+    ],
+)
+def test_a_file_with_which_hdf5_never_ends_or_crashes_is_damaged(
+    monkeypatch: pytest.MonkeyPatch, trial: str, said: str
+) -> None:
+    """One byte of the file was changed; HDF5 loops in C then, so that no signal is heard."""
+    monkeypatch.setattr(keras_file, "TRIAL", trial)
+    monkeypatch.setattr(keras_file, "TRIAL_SECONDS", 3)
+    with pytest.raises(InputError, match=said):
+        read_foreign(Path(__file__).with_name("endless.h5"))
 
 
 # --- torch
