@@ -67,8 +67,8 @@ def ring_size(text: Part) -> int:
     """
     if text.characters < MINIMUM_CHARACTERS:
         raise InputError(
-            f"the training text has {text.characters or 'no'} character or token, and {MINIMUM_CHARACTERS} are needed "
-            "at least; give a longer text"
+            f"the training text has {text.characters or 'no'} character or token, and at least "
+            f"{MINIMUM_CHARACTERS} are needed; give a longer text"
         )
     return text.characters
 
