@@ -64,6 +64,8 @@ def any_model(chosen: dict[str, object]) -> CharLM:
 @settings(deadline=None, max_examples=60)
 @torch.no_grad()
 def test_a_text_read_in_any_chunks_gives_the_same(cuts: list[int], chosen: dict[str, object]) -> None:
+    # A norm of three values or fewer jumps where they are nearly the same, so that rounding decides.
+    assume(chosen["norm"] == "none" or chosen["width"] not in (1, 2, 3))
     model, ids = any_model(chosen).eval(), torch.randint(0, V, (30, 2))
     whole, after_whole = model(ids)
     state, pieces = None, []
