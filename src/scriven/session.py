@@ -654,8 +654,7 @@ class Session:
         self._snapshot().write(path)
 
     def _snapshot(self) -> SavedSession:
-        memory, vocabulary = self._memory, self._model.vocabulary
-        inside = vocabulary.unit != "token" or vocabulary.ends_inside(self._last)
+        memory, inside = self._memory, not self._model.vocabulary.ends_apart(self._last)
         return SavedSession(self._model._known_origin(), memory.context, self._random, memory.begun, inside)
 
     @classmethod

@@ -396,6 +396,10 @@ class Vocabulary:
         ended = not text or text[-1] in SPACES or bool(self.separator and text.endswith(self.separator))
         return self.unit == "token" and not ended
 
+    def ends_apart(self, text: str) -> bool:
+        """Whether a text of tokens does not end with one, so that no space has to come before another."""
+        return self.unit == "token" and not self.ends_inside(text)
+
     def fit_between(self, before: str, middle: str, after: str) -> str:
         """Returns the text of a middle with the spaces that its tokens need between the texts before and after it."""
         begins, ends = (bool(text) and text[0] not in SPACES for text in (middle, after))

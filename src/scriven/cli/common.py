@@ -277,6 +277,11 @@ def show(rows: Iterable[Row], form: Form) -> int:
     return count
 
 
+def bits_name(unit: str) -> str:
+    """Returns the name of losses in bits in a row of words, such as bits_per_char."""
+    return bits_unit(unit).replace("/", "_per_")
+
+
 def in_bits(total: SurprisalSum, unit: str) -> Row:
     """Returns what people are shown of a text's surprisal: bits per character or token first, and what that means.
 
@@ -291,7 +296,7 @@ def in_bits(total: SurprisalSum, unit: str) -> Row:
         "bits_per_document": loss.nats_per_document / math.log(2),
     }
     return {
-        bits_unit(unit).replace("/", "_per_"): loss.bits_per_char,
+        bits_name(unit): loss.bits_per_char,
         "on_average": describe_choices(loss.nats_per_char, unit),
         **({"bits_per_byte": loss.bits_per_byte} if loss.bytes else {}),  # line ends of tokens have none
         **(ends if loss.ends else {}),

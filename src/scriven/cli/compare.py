@@ -18,13 +18,13 @@ from scriven.cli.common import (
     RunFolder,
     Text,
     Whole,
+    bits_name,
     check_named,
     note,
     show,
 )
 from scriven.cli.scoring import AGAINST, ModelRows, Scoring
 from scriven.errors import InputError, UsageError
-from scriven.settings import bits_unit
 
 if TYPE_CHECKING:
     from scriven.inference.comparison import Comparison
@@ -94,7 +94,7 @@ def compare(
         note(f"{len(characters)} {scoring.own.unit}s are few to draw from, so the interval is likely to be too narrow")
     result = compare_losses(first, second, characters, samples=samples, seed=seed)
     row = _row(result, run, other, scoring.own.unit, as_json=as_json)
-    per_symbol = bits_unit(own.model.vocabulary.unit).replace("/", "_per_")
+    per_symbol = bits_name(own.model.vocabulary.unit)
     shown = row if as_json else {name.replace("bits_per_char", per_symbol): value for name, value in row.items()}
     show([shown], "json" if as_json else "words")
 

@@ -19,6 +19,7 @@ from scriven.cli.common import (
     RunFolder,
     Text,
     Which,
+    bits_name,
     in_bits,
     note,
     note_slowness,
@@ -26,7 +27,6 @@ from scriven.cli.common import (
     show,
 )
 from scriven.errors import InputError, UsageError
-from scriven.settings import bits_unit
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
@@ -129,7 +129,7 @@ def _measure_all(
     if in_nats:
         documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
         return name | total.values() | documents | computed
-    per_symbol = bits_unit(model.vocabulary.unit).replace("/", "_per_")
+    per_symbol = bits_name(model.vocabulary.unit)
     bits = {
         name.replace("nats_per_char", per_symbol): value / math.log(2) if "nats" in name else value
         for name, value in computed.items()

@@ -210,9 +210,7 @@ async def download_state(request: Request) -> Response:
     begun = saved.context is not served.start
     # The run's name instead of its folder: nobody needs to know where that is.
     origin = _origin_of(served).model_copy(update={"run": served.name})
-    inside = (
-        saved.last is None or served.model.vocabulary.unit != "token" or served.model.vocabulary.ends_inside(saved.last)
-    )
+    inside = saved.last is None or not served.model.vocabulary.ends_apart(saved.last)
     session = SavedSession(origin, saved.context, np.random.default_rng(), begun, inside)
     data = await run_apart(saved.bytes, session.to_bytes)
     headers = {"content-disposition": 'attachment; filename="state.session"'}

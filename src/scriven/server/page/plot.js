@@ -62,8 +62,9 @@ export const nearest = (points, x) =>
 
 /**
  * Draws runs `{name, training, validation}` into `figure`, the first one strongest; points are `{x, bits, step}`. `unit`
- * is that of the x axis, `symbol` what the bits are counted by, `at` a place on it to mark, or undefined. Returns the scales of the picture and the `curves`
- * in it, which are runs with their training smoothed; nothing while the figure is hidden.
+ * is that of the x axis, `symbol` what the bits are counted by, `at` a place on the axis to mark, or undefined. Returns
+ * the scales of the picture and the `curves` in it, which are runs with their training smoothed; nothing while the figure
+ * is hidden.
  */
 export function plot(figure, { runs, unit, symbol, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
