@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scriven.corpus.build import open_or_build
 from scriven.settings import Optimizer, Settings
 from scriven.settings_values import merge_settings, validate
 from scriven.training import workload
 from scriven.training.auto_settings import choose_settings, expected_seconds, readable_seconds
-from scriven.training.workload import Workload, choose_threads, measure_speed
+from scriven.training.workload import Compute, Workload, choose_threads, describe_workload, measure_speed
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:
@@ -78,6 +80,24 @@ def test_as_many_threads_are_used_as_are_fastest(
     measured = replace(facts(cores=cores), own_cores=cores, shared=True, fastest_threads=fastest)
     settings, _ = choose_settings(validate({"budget": {"minutes": 5.0}}), measured)
     assert settings.training.threads == fastest
+
+
+@pytest.mark.parametrize(
+    ("training", "measured"),
+    [({"threads": 2}, 2), ({"threads": 2, "workers": 3}, 6), ({"threads": 3, "groups": 4}, 8), ({"threads": 1}, 1)],
+)
+def test_the_speed_is_that_of_the_threads_that_the_user_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, training: dict[str, int], measured: int
+) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 50, encoding="utf-8")
+    settings = validate({"training": training})
+    corpus = open_or_build([str(tmp_path / "text.txt")], settings.corpus)
+    monkeypatch.setattr(workload, "available_cores", lambda: 8)
+    monkeypatch.setattr(workload, "has_native_code", lambda *_: True)
+    monkeypatch.setattr(workload, "measure_speed", lambda *given: 100.0 * given[3])
+    compute = Compute(torch.device("cpu"), "fp32")
+    found = describe_workload(corpus, settings, compute, 1, 0.0, measured=True)
+    assert (found.fastest_threads, found.speed) == (measured, 100.0 * measured)
 
 
 def test_a_busy_moment_takes_no_threads_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,7 @@ def describe_workload(
     shared = device.type == "cpu" and has_native_code(settings.model, precision)
     threads, speed = 0, math.nan
     if measured:
-        threads, speed = (
-            choose_threads(device, precision, cell, cores) if shared else (0, measure_speed(device, precision, cell))
-        )
+        threads, speed = _measure(settings, compute, cores) if shared else (0, measure_speed(device, precision, cell))
     return Workload(
         characters=epoch_reads(text, settings.reader),
         validation_characters=corpus.validation.characters,
@@ -110,6 +108,16 @@ def known_here_alone(settings: Settings) -> str:
     found = ((registry, name, registry.find(name)) for registry, name in named.items())
     alone = (f"{registry.setting} {name}" for registry, name, each in found if each and not each.importable)
     return next(alone, "")
+
+
+def _measure(settings: Settings, compute: Compute, cores: int) -> tuple[int, float]:
+    """Returns the threads of this machine that share the work, given or fastest, and the speed with them."""
+    device, precision, cell = compute.device, compute.precision, settings.model.cell
+    given = settings.explicit().get("training", {})
+    if "threads" not in given:
+        return choose_threads(device, precision, cell, cores)
+    threads = min(cores, given["threads"] * given.get("groups", given.get("workers", 1)))
+    return threads, measure_speed(device, precision, cell, threads)
 
 
 def choose_threads(device: torch.device, precision: str, cell: str, cores: int) -> tuple[int, float]:
