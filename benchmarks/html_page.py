@@ -21,7 +21,7 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 
 from scriven.exchange.exported import read_exported
 from scriven.exchange.html_page import write_html
-from scriven.session import load
+from scriven.trained_model import load
 
 PROMPT = "The "
 MAKE = """async (vectors) => {

@@ -29,7 +29,7 @@ from scriven.inference.search import MiddleOptions, MiddleSearch
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.sampling_settings import SamplingSettings
-from scriven.session import Model
+from scriven.trained_model import Model
 
 MARKS = PREFIX, SUFFIX, MIDDLE, END = "¹²³⁴"
 LEAST, MOST = 5, 40  # characters of a span

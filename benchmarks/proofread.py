@@ -27,7 +27,7 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.proofreading import find_edits
 from scriven.runs.folder import open_run
 from scriven.runs.recovery import open_run_corpus
-from scriven.session import load
+from scriven.trained_model import load
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")

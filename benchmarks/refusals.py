@@ -27,7 +27,7 @@ from common import MB, arguments_parser, save, table
 from hostile import HOSTILE, copy_run, good_run, truncate, truncations
 from scriven.errors import InputError
 from scriven.runs.doctor import examine
-from scriven.session import load
+from scriven.trained_model import load
 
 SHOWN = 5
 

@@ -31,8 +31,8 @@ from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
 from scriven.runs.ngrams import MixtureWeights
 from scriven.sampling_settings import SamplingSettings
-from scriven.session import Model
 from scriven.settings import ModelSettings, Settings
+from scriven.trained_model import Model
 from scriven.training.mixing import WRITE_ORDER, count_text
 from scriven.vocabulary import Vocabulary
 
@@ -149,7 +149,7 @@ def elapsed(write: Callable[[int], object], count: int) -> float:
 
 def nats_of_run(arguments: argparse.Namespace) -> dict[str, float]:
     """Nats/char of a text by each precision; printed as a table."""
-    from scriven.session import load
+    from scriven.trained_model import load
 
     model = load(arguments.run, precision="fp32")
     ids = model.read_ids(arguments.text.read_text("utf-8"))[: arguments.characters]

@@ -36,7 +36,7 @@ PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an int
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone
 SERVER = """
 import gc
-import scriven.cli.train, scriven.cli.sample, scriven.session, scriven.training.start
+import scriven.cli.train, scriven.cli.sample, scriven.trained_model, scriven.training.start
 import torch.distributed.launcher.api, torch.distributed.elastic.rendezvous.registry
 import torch.fx.experimental.symbolic_shapes  # and so sympy, which torch imports in the first backward pass
 import fork_server, pytest, torch

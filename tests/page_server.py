@@ -17,8 +17,8 @@ from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, UPLOADS, make_app
 from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary, tokens_of
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"

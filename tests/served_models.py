@@ -5,9 +5,9 @@ import torch
 from scriven.server.app import STREAMED, make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
-from scriven.session import Model
 from scriven.settings import Settings
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 from small_model import Text, favour, mixture, predictor_of
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import scriven
-import scriven.session
+import scriven.trained_model
 from scriven.events import Event, Finished, Started
 
 SMALL = {"model": {"width": 16}, "reader": {"batch": 4, "length": 16}, "training": {"workers": 1, "threads": 1}}
@@ -82,14 +82,14 @@ def test_mistakes_are_explained(book: Path, tmp_path: Path, wrong: dict[str, Any
 
 def test_errors_of_loading_name_parameters(book: Path, tmp_path: Path) -> None:
     run = scriven.train(book, steps=1, output=tmp_path / "run", settings=SMALL, reports=[])
-    assert inspect.signature(scriven.load) == inspect.signature(scriven.session.load)
+    assert inspect.signature(scriven.load) == inspect.signature(scriven.trained_model.load)
     with pytest.raises(scriven.InputError, match=r"checkpoint of epoch 3; .* \(keep all keeps those"):
         scriven.load(run.path, which="epoch:3")
     (run.path / "checkpoints" / "index.json").write_text("[]")
     with pytest.raises(scriven.InputError, match="or repair it by resume='last'"):
         scriven.load(run.path)
     with pytest.raises(scriven.InputError, match="or repair it by --resume"):
-        scriven.session.load(run.path)  # as commands do
+        scriven.trained_model.load(run.path)  # as commands do
 
 
 def test_values_are_pickled(book: Path, tmp_path: Path) -> None:

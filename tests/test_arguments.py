@@ -16,8 +16,8 @@ import scriven
 from scriven.arguments import check_path, in_python
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Model
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 
 FLAG = re.compile(r"(?<![\w-])--?[a-z]")

@@ -39,7 +39,7 @@ MAP = """
     training.workload training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook report.trackers
-    results session own_loop archives lm_eval llm_plugin
+    results session trained_model own_loop archives lm_eval llm_plugin
     exchange exchange.exported exchange.plain_torch transformers exchange.folders exchange.onnx_graph
     exchange.html_page exchange.packing exchange.card exchange.hub
     exchange.foreign exchange.keras_file exchange.state_dict exchange.torch7_file
@@ -56,7 +56,7 @@ MAP = """
 """
 ORDER = MAP.split()
 SPEAKING = ("cli", "report")
-LONGEST_CHAIN = 18  # modules at most, each imported by the one before
+LONGEST_CHAIN = 19  # modules at most, each imported by the one before
 
 
 def name_of(path: Path) -> str:

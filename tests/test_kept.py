@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from scriven.session import load
+from scriven.trained_model import load
 
 KEPT = Path(__file__).parent / "kept"
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"

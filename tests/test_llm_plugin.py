@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from random_run import make_random_run
-from scriven.session import load
+from scriven.trained_model import load
 
 llm = pytest.importorskip("llm", reason="needs llm")
 

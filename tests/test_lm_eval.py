@@ -9,7 +9,7 @@ import pytest
 
 from random_run import LETTERS, make_random_run
 from scriven.errors import UsageError
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 
 pytest.importorskip("lm_eval", reason="needs lm-eval")

@@ -19,8 +19,8 @@ from scriven.kernels import native_library
 from scriven.penalties import Past, adjust, begin_past
 from scriven.rules import Rule
 from scriven.sampling_settings import SamplingSettings
-from scriven.session import Model
 from scriven.settings import Settings
+from scriven.trained_model import Model
 from small_model import Text, mixture, predictor
 
 LETTERS = "\n abcdefgh."

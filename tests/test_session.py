@@ -23,9 +23,10 @@ from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.sampling_settings import SamplingFilters, SamplingSettings
-from scriven.session import Model, Session, WritingArguments, load, load_session
+from scriven.session import Session
 from scriven.settings import ModelSettings, Settings
 from scriven.settings_values import validate
+from scriven.trained_model import Model, WritingArguments, load, load_session
 from scriven.vocabulary import Vocabulary
 from small_model import favour
 

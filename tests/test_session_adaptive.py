@@ -17,7 +17,8 @@ from scriven.inference.adaptive_mixture import MixedContext
 from scriven.inference.context import RULE, AdaptiveContext
 from scriven.inference.saved_session import SavedSession
 from scriven.kernels import native_library
-from scriven.session import Model, Session, load, load_session
+from scriven.session import Session
+from scriven.trained_model import Model, load, load_session
 from scriven.vocabulary import Vocabulary
 from small_model import Text, mixture
 from test_session import LETTERS, make_run
@@ -58,7 +59,7 @@ def test_two_scores_with_a_saved_session_between_are_one_score(model: Model, cut
     assert first.adaptive and second.adaptive
     assert np.concatenate((first.surprisals, second.surprisals)).tolist() == whole.surprisals.tolist()
     assert session.score(TEXT[cut:]).surprisals.tolist() == second.surprisals.tolist()
-    pickled = Session._of(SavedSession.from_bytes(Path("pickle"), again._snapshot().to_bytes()), model)
+    pickled = model.continue_session(SavedSession.from_bytes(Path("pickle"), again._snapshot().to_bytes()))
     assert pickled.next().tolist() == again.next().tolist()
 
 

@@ -17,8 +17,8 @@ from scriven.inference.generation import GenerationBatch, GenerationOptions
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.rules import Rule
-from scriven.session import Model, load_session
 from scriven.settings import Settings
+from scriven.trained_model import Model, load_session
 from scriven.vocabulary import Vocabulary
 from small_model import Text, favour, mixture, predictor, predictor_of
 from test_session import LETTERS

@@ -32,8 +32,8 @@ from scriven.kernels import native_library
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.shared import token_name
-from scriven.session import Model
 from scriven.settings import CorpusSettings
+from scriven.trained_model import Model
 from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
 from served_models import guarded_app
 

@@ -16,8 +16,8 @@ from conftest import Command
 from scriven.kernels import native_library
 from scriven.model.language_model import make_model
 from scriven.runs import create_run
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefg"

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from scriven.report.trackers import Tracker, TrackerReport
     from scriven.results import Score, Step, WrittenText
     from scriven.rules import Rule
-    from scriven.session import Model, Session, load, load_session
+    from scriven.session import Session
     from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
+    from scriven.trained_model import Model, load, load_session
 
     __version__: str
 
@@ -130,7 +131,7 @@ _HOMES = {
     "Corpus": "scriven.corpus.store",
     "Loss": "scriven.loss",
     "Metrics": "scriven.report.metrics",
-    "Model": "scriven.session",
+    "Model": "scriven.trained_model",
     "Plot": "scriven.report.plot",
     "Report": "scriven.report",
     "Rule": "scriven.rules",
@@ -143,8 +144,8 @@ _HOMES = {
     "TrackerReport": "scriven.report.trackers",
     "TrainedRun": "scriven.api",
     "WrittenText": "scriven.results",
-    "load": "scriven.session",
-    "load_session": "scriven.session",
+    "load": "scriven.trained_model",
+    "load_session": "scriven.trained_model",
     "plot_runs": "scriven.api",
     "train": "scriven.api",
     "train_events": "scriven.api",

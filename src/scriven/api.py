@@ -24,10 +24,10 @@ from scriven.report.plot import By, Plot, plot_losses
 from scriven.report.terminal import TerminalReport
 from scriven.report.words import NETWORK_ALONE
 from scriven.runs.folder import find_run
-from scriven.session import Model, load
 from scriven.settings import Settings
 from scriven.settings_values import overlay_settings, validate
 from scriven.signals import StopFlag
+from scriven.trained_model import Model, load
 from scriven.training.request import Request
 from scriven.training.start import train as training
 

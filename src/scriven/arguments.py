@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,11 @@ def check_whole(name: str, value: object, least: int, what: str) -> int:
     if isinstance(value, bool) or number < least:
         raise UsageError(f"{name} {value}: give {what}")
     return number
+
+
+def first_seed(seed: int | None) -> int:
+    """Returns the seed, or a random one for None. Raises UsageError if it is negative."""
+    return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, "0 or a positive number")
 
 
 def check_path(name: str, value: object) -> Path | None:

@@ -41,7 +41,7 @@ class ScrivenModel(llm.Model):
 
     def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> Iterator[str]:
         """Yields the text after a prompt, in pieces as it is written. Raises ModelError with what Scriven says."""
-        from scriven.session import load  # noqa: PLC0415 - llm starts without it
+        from scriven.trained_model import load  # noqa: PLC0415 - llm starts without it
 
         if prompt.system:
             raise llm.ModelError(f"{self.model_id} continues texts, and knows no system prompt; leave --system out")

@@ -22,7 +22,7 @@ from scriven.errors import UsageError
 from scriven.inference.context import Context
 from scriven.inference.surprisal import check_scored, surprisals
 from scriven.runs.folder import Which
-from scriven.session import load
+from scriven.trained_model import load
 
 UNUSED = {"batch_size", "max_batch_size"}  # what lm-eval gives every model; each text is read alone here
 SAMPLED = {"temperature", "top_k", "top_p", "min_p", "seed"}

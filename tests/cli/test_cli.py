@@ -64,7 +64,7 @@ def test_what_the_system_lacks_is_one_sentence(
     def greedy(*arguments: object, **more: object) -> None:
         raise error
 
-    monkeypatch.setattr("scriven.session.load", greedy)
+    monkeypatch.setattr("scriven.trained_model.load", greedy)
     with pytest.raises(SystemExit) as ended:
         main(["sample", "run"])
     assert ended.value.code == 3
@@ -82,7 +82,7 @@ def test_other_errors_are_not_told_as_that(error: Exception) -> None:
 
 def test_a_sentence_needs_no_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where memory is out, nothing more can be imported: it once ended in rich's table of emoji."""
-    monkeypatch.setattr("scriven.session.load", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("scriven.trained_model.load", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     monkeypatch.setitem(sys.modules, "scriven.report", None)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     with pytest.raises(SystemExit) as ended:
@@ -121,7 +121,7 @@ def test_what_was_interrupted_says_that_it_stopped(
     def interrupted(*arguments: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scriven.session.load", interrupted)
+    monkeypatch.setattr("scriven.trained_model.load", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["sample", "run"])
     assert ended.value.code == 130

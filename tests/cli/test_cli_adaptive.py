@@ -9,7 +9,7 @@ import pytest
 from test_cli_score import make_run
 
 from conftest import Command
-from scriven.session import load
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary
 
 TEXT = "bad cab\na deaf dad\nfed a bee\n" * 20

@@ -21,8 +21,8 @@ from scriven.cli.mistakes import collection_of, join_values, takes_value
 from scriven.errors import UsageError, close_names, close_paths, did_you_mean
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary
 
 DASHED = ["---", "-", "- Yes", "-7+8=", "-1", "-x", "--x=y", "--no such"]

@@ -14,7 +14,8 @@ import pytest
 from conftest import Command
 from page_server import LETTERS, make_run
 from scriven.cli.choose import CHOICES, find_continuations, name_keys
-from scriven.session import Model, Session, load
+from scriven.session import Session
+from scriven.trained_model import Model, load
 
 if sys.platform == "win32":
     pytest.skip("there is no pty", allow_module_level=True)

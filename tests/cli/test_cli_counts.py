@@ -14,8 +14,8 @@ from conftest import Command
 from scriven.kernels import native_library
 from scriven.runs import open_run
 from scriven.runtime import cache_folder
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 from scriven.training.request import Request
 from scriven.training.start import train
 

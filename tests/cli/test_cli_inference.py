@@ -26,8 +26,8 @@ from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.rules import Rule
 from scriven.runs import create_run, open_run
-from scriven.session import Model, load
 from scriven.settings_values import validate
+from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz."

@@ -17,8 +17,8 @@ from scriven.corpus.build import build
 from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 
 TEXT = "the sea was calm\nand the sun was low\nthe old man sat down by the river\n"
 WITHOUT_KERNELS = "note: numpy builds the index of the training text, slowly: there is no native code\n"

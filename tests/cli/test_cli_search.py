@@ -8,7 +8,7 @@ import pytest
 from test_cli_inference import failure, rows
 
 from scriven.cli import main
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 from test_session import make_run
 

@@ -11,8 +11,8 @@ import torch
 from conftest import Command
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import load
 from scriven.settings_values import validate
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary
 
 

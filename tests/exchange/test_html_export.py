@@ -25,9 +25,9 @@ from scriven.exchange.html_page import ALPHABET, encode_bytes, prune_counts, wri
 from scriven.kernels import native_library
 from scriven.runs import create_run
 from scriven.runs.tensors import decode
-from scriven.session import Model, load
 from scriven.settings_values import validate
 from scriven.starts import PACKAGED
+from scriven.trained_model import Model, load
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.vocabulary import Vocabulary

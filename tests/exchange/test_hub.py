@@ -20,7 +20,7 @@ from scriven.errors import InputError
 from scriven.events import Event
 from scriven.exchange.hub import pull_run, push_run
 from scriven.report.files import FilesReport
-from scriven.session import load
+from scriven.trained_model import load
 
 # The hub's library calls its own HTTP library in a way that this one will not take for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

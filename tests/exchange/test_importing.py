@@ -27,7 +27,7 @@ from scriven.exchange import keras_file
 from scriven.exchange.foreign import read_symbols
 from scriven.exchange.formats import read_foreign
 from scriven.exchange.state_dict import model_of
-from scriven.session import load
+from scriven.trained_model import load
 
 CHARACTERS = "zyx \nabcdefg"  # in the order of the originals' numbers, which is not Scriven's
 SIZE = len(CHARACTERS)

@@ -17,7 +17,7 @@ from conftest import Command
 from random_run import LETTERS, make_random_run
 from scriven.exchange import onnx_graph
 from scriven.exchange.exported import read_exported
-from scriven.session import load
+from scriven.trained_model import load
 from scriven.vocabulary import Vocabulary
 
 Values = npt.NDArray[Any]

@@ -17,7 +17,7 @@ from scriven.exchange import packing
 from scriven.exchange.packing import pack_run, unpack_run
 from scriven.kernels import native_library
 from scriven.runs import open_run
-from scriven.session import load
+from scriven.trained_model import load
 
 STEP = "checkpoints/step-00000007"
 NAMES = [

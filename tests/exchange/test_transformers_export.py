@@ -18,7 +18,7 @@ from random_run import LETTERS, make_random_run
 from scriven.errors import UsageError
 from scriven.exchange.exported import read_exported
 from scriven.exchange.folders import write_transformers
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 
 transformers = pytest.importorskip("transformers", reason="needs scriven[transformers]")

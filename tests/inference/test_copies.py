@@ -24,8 +24,8 @@ from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.rules import Rule
 from scriven.runs import create_run
-from scriven.session import Model, load
 from scriven.settings_values import validate
+from scriven.trained_model import Model, load
 from small_model import Text, mixture, predictor_of
 
 LETTERS = "\n abcdefgh."

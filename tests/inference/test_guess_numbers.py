@@ -16,7 +16,7 @@ from scriven.errors import UsageError
 from scriven.inference import guess_numbers
 from scriven.inference.guess_numbers import GuessSamples, draw_guess_samples
 from scriven.inference.predictor import Predictor
-from scriven.session import Model
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 
 LINES = {"corpus": {"documents": "lines"}, "reader": {"kind": "documents"}}

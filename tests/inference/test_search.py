@@ -21,9 +21,9 @@ from scriven.inference.search import BeamOptions, MiddleOptions, MiddleSearch, f
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.rules import Rule
-from scriven.session import Model, load
 from scriven.settings import Settings
 from scriven.settings_values import validate
+from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 from small_model import Text, favour, mixture, predictor
 from test_session import make_run

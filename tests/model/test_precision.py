@@ -13,8 +13,8 @@ from scriven.kernels import native_library, recurrent, scan
 from scriven.model import precision
 from scriven.model.backends import Backend, torch_threads
 from scriven.model.precision import Measurement
-from scriven.session import load
 from scriven.settings import Cell
+from scriven.trained_model import load
 from scriven.training.workload import REFERENCE_LENGTH
 from scriven.vocabulary import Vocabulary
 

@@ -15,7 +15,7 @@ from hostile import FILES, HOSTILE, copy_run, good_run, truncate, truncations
 from scriven.errors import InputError
 from scriven.runs import open_run
 from scriven.runs.doctor import examine
-from scriven.session import load
+from scriven.trained_model import load
 
 resource = pytest.importorskip("resource", reason="this system does not say what memory a process took")
 MB = 1_000_000

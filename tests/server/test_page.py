@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from at_the_page import alternatives, click_character, complete, read, set_dials, wait_for_text, write
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of
-from scriven.session import load
+from scriven.trained_model import load
 
 WORDS = {" ": "space", "\n": "new line"}  # for characters that leave no mark
 

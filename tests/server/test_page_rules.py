@@ -15,7 +15,7 @@ from test_page import violations
 from at_the_page import complete, set_dials, wait_for_text, write
 from live_server import serving
 from page_server import TEXT, app_of, make_run
-from scriven.session import load
+from scriven.trained_model import load
 
 LETTERS = "".join(sorted({*TEXT}))  # of the training text, so that what is copied can be found
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from at_the_page import alternatives, click_character, complete, set_dials, wait_for_text, write
-from scriven.session import load
+from scriven.trained_model import load
 
 HTML = "<b>bold</b> <img src=x onerror=alert(1)> &amp; <!--"
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from at_the_page import read, write
 from page_server import make_run
-from scriven.session import load
+from scriven.trained_model import load
 
 TEXT = "C Am F G\nDm  G\tC\n\nF G7 C" * 30
 

@@ -13,7 +13,7 @@ from at_the_page import HeldUploads, alternatives, complete, drop_file, read
 from fake_books import docx, epub, paragraph
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
-from scriven.session import load
+from scriven.trained_model import load
 
 # --- read
 

@@ -16,7 +16,7 @@ from scriven.inference.chunks import StoredText
 from scriven.kernels import native_library
 from scriven.server.limits import LIMITS
 from scriven.server.security import Guard
-from scriven.session import Model
+from scriven.trained_model import Model
 from served_models import guarded_app, mixed_model, names_model, text_model
 
 TEXT = "a bad cab, a dab\nbad ace\n" * 12

@@ -17,7 +17,7 @@ import pytest
 from fork_server import PYTHON
 from live_server import Place, serving
 from scriven.server.limits import LIMITS
-from scriven.session import Model
+from scriven.trained_model import Model
 from served_models import guarded_app, names_model, text_model
 
 TOKEN = "a-token-of-some-length"

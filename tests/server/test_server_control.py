@@ -21,8 +21,8 @@ from scriven.server import indexes
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.writing_requests import ChatMessage
-from scriven.session import Model
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 from served_models import guarded_app, names_model
 from small_model import predictor_of

@@ -28,9 +28,9 @@ from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import surprisals_from_logits
 from scriven.server.responses import ApiError
 from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
-from scriven.session import Model
 from scriven.settings import Settings
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from small_model import favour, predictor
 
 WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # torch and native code

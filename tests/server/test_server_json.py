@@ -20,9 +20,9 @@ from scriven.server import scoring
 from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.responses import json_text
 from scriven.server.security import Guard, policy
-from scriven.session import Model
 from scriven.settings import Settings
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 from served_models import LETTERS
 from small_model import predictor_of

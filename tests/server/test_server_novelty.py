@@ -30,7 +30,7 @@ from scriven.server.indexes import TrainingIndexes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.openapi import CompletionReply, NoveltyReply
 from scriven.server.responses import ApiError, LimitedCount
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 from served_models import text_model
 
 LETTERS = "".join(sorted({*TEXT}))  # of the training text, so that the model has its alphabet

@@ -27,7 +27,7 @@ from scriven.server.engine import Engine
 from scriven.server.limits import LIMITS
 from scriven.server.renewal import ServedCheckpoint
 from scriven.server.shared import ServedModel, ServerState, fingerprint
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 
 SECONDS = 20
 PROMPT = "a tiny "

@@ -25,7 +25,7 @@ from scriven.server.openapi import TrainingReply
 from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy, why_refused
-from scriven.session import load
+from scriven.trained_model import load
 
 TEXT = "It was a dark night, and the rain fell on the roof.\n" * 60
 TOKEN = "a-token-of-24-characters"

@@ -31,8 +31,8 @@ from scriven.server.app import STREAMED, UPLOADS, make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import Prefill, PrefillQueue
 from scriven.server.security import Guard, policy
-from scriven.session import Model, Session, load, load_session
 from scriven.settings_values import validate
+from scriven.trained_model import Model, load, load_session
 from scriven.vocabulary import Vocabulary
 from served_models import mixed_model, tokens_model
 from small_model import Text, mixture, predictor_of
@@ -444,7 +444,7 @@ def test_sessions_of_all_kinds_are_opened_again(text: str, kind: str, letters: s
     model = Model(predictor, validate({"model": {"width": 8}}), 3, "text", origin)
     session = model.session(seed=1)
     session.read(text)
-    again = Session._of(SavedSession.from_bytes(Path("a"), session._snapshot().to_bytes()), model)
+    again = model.continue_session(SavedSession.from_bytes(Path("a"), session._snapshot().to_bytes()))
     assert np.array_equal(again.next(), session.next())
     assert "".join(again.write(20)) == "".join(session.write(20))  # how it is cut depends on the time
 

@@ -18,8 +18,8 @@ from scriven.kernels import native_library
 from scriven.runs import open_run
 from scriven.runs.doctor import examine
 from scriven.runs.ngrams import COUNTS_FILE
-from scriven.session import Model
 from scriven.settings_values import validate
+from scriven.trained_model import Model
 from scriven.training.mixing import count_text
 from scriven.training.request import Request
 from scriven.training.start import train

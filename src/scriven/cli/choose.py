@@ -15,7 +15,8 @@ from scriven.report import visible
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from scriven.session import Model, Session
+    from scriven.session import Session
+    from scriven.trained_model import Model
 
 CHOICES = 9  # continuations at most, one for each digit
 LONGEST = 24  # characters of a continuation at most

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scriven.corpus.decoding import LineEnds, ReadCounts
     from scriven.corpus.sources import TextSource
     from scriven.inference.surprisal import SurprisalSum
-    from scriven.session import Model
+    from scriven.trained_model import Model
     from scriven.vocabulary import Vocabulary
 
 PathOrText = TypeVar("PathOrText", Path, str)

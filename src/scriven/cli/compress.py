@@ -120,7 +120,7 @@ def find_network(name: str) -> ArchiveNetwork:
     from scriven.kernels.sampler import Sampler
     from scriven.runs.folder import locate_run
     from scriven.runs.start_model import StartModel
-    from scriven.session import load
+    from scriven.trained_model import load
 
     if starts.NAME.fullmatch(name) and not locate_run(name):
         start = StartModel(starts.find(name))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scriven.inference.predictor import Predictor
     from scriven.inference.surprisal import SurprisalSum
     from scriven.loss import Loss
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 
 File = Annotated[
@@ -89,7 +89,7 @@ def evaluate(
     For a model of bytes, each byte counts as a character.
     """
     from scriven.inference.protocols import own_protocol, parse_protocol
-    from scriven.session import load
+    from scriven.trained_model import load
 
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     _check_file(file, choices)

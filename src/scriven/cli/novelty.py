@@ -28,7 +28,7 @@ from scriven.errors import UsageError
 
 if TYPE_CHECKING:
     from scriven.inference.novelty import Novelty, Stretch, TrainingIndex
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 SHOWN = 60  # characters of a stretch that are shown
 
@@ -69,7 +69,7 @@ def novelty(
     from scriven.corpus.decoding import ReadCounts
     from scriven.corpus.sources import find
     from scriven.inference.novelty import measure_novelty
-    from scriven.session import load
+    from scriven.trained_model import load
 
     if not files:
         raise UsageError("scriven novelty needs a text to read; name files, or - for standard input")

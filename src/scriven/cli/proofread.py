@@ -30,7 +30,7 @@ from scriven.errors import UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus.sources import TextSource
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 Files = Annotated[Text, Parameter(help="texts to read: files, folders, - for standard input")]
 Gain = Annotated[
@@ -67,7 +67,7 @@ def proofread(
     """
     from scriven.corpus.sources import find
     from scriven.inference.proofreading import check_can_proofread
-    from scriven.session import load
+    from scriven.trained_model import load
 
     if not files:
         raise UsageError("scriven proofread needs a text to read; name files, or - for standard input")

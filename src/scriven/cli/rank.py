@@ -30,7 +30,7 @@ from scriven.errors import UsageError
 if TYPE_CHECKING:
     from scriven.arrays import Ids
     from scriven.cli.tables import Columns
-    from scriven.session import Model
+    from scriven.trained_model import Model
     from scriven.vocabulary import Vocabulary
 
 READABLE = 1e15  # guesses that are printed with all digits
@@ -72,7 +72,7 @@ def rank(
     """
     from scriven.cli.tables import gather_tables, write_tables
     from scriven.inference.guess_numbers import LONGEST, draw_guess_samples, rank_documents
-    from scriven.session import load
+    from scriven.trained_model import load
 
     if bool(words) == bool(file):
         raise UsageError("scriven rank needs texts: give words, or a file with --file, but not both")

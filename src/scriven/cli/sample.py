@@ -76,7 +76,8 @@ if TYPE_CHECKING:
     from scriven.corpus.decoding import ReadCounts
     from scriven.results import WrittenText
     from scriven.rules import Rule
-    from scriven.session import Model, Session
+    from scriven.session import Session
+    from scriven.trained_model import Model
 
 DEFAULTS = SamplingSettings()
 BEAM_OPTIONS = ("prompt", "beam", "length", "stop", "until_end", "rule")
@@ -160,7 +161,7 @@ def sample(
     check_searches(SuffixFlags(suffix, suffix_file, draws), beam, count, given)
     if choose:
         check_choosing(given | {"--copied": copied})
-    from scriven.session import load
+    from scriven.trained_model import load
 
     writing = {
         "length": choose_length(length, given["--suffix"]),
@@ -254,7 +255,8 @@ class StateFiles:
 
     def session(self, model: Model, seed: int | None) -> Session:
         """Returns the session to write in. Raises InputError if its file is not a state of this checkpoint."""
-        from scriven.session import first_seed, load_session
+        from scriven.arguments import first_seed
+        from scriven.trained_model import load_session
 
         if self.before is None:
             return model.session(seed=seed)
@@ -296,8 +298,8 @@ def _write_several(
 
     With `copied`, it says what of them is copied: of each as JSON, or of all together at the end.
     """
+    from scriven.arguments import first_seed
     from scriven.cli.evaluate import corpus_of
-    from scriven.session import first_seed
 
     asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
     training = corpus_of(run).training if run else None
@@ -320,8 +322,8 @@ def _write_likeliest(model: Model, writing: dict[str, Any], count: int, *, copie
 
 def _write_middles(model: Model, writing: dict[str, Any], count: int, *, copied: bool, as_json: bool) -> None:
     """Writes `count` texts between a prompt and a suffix."""
+    from scriven.arguments import first_seed
     from scriven.inference.sampling import DRAWS
-    from scriven.session import first_seed
 
     asked = {name: value for name, value in writing.items() if name != "stop"}
     asked |= {"draws": asked["draws"] or DRAWS, "seed": first_seed(asked["seed"])}

@@ -10,7 +10,7 @@ from scriven.errors import UsageError
 from scriven.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 WITH_BEAM = ("--beam", "--json", "--stop", "a rule such as --regex", "--count", "--until-end", "--no-until-end")
 WITHOUT_SUFFIX = ("--stop", "--interactive", "--choose", "--novelty", "--state", "--save-state", "--beam", "--novel")

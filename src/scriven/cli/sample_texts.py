@@ -12,7 +12,7 @@ from scriven.cli.novelty import describe_copies
 
 if TYPE_CHECKING:
     from scriven.results import WrittenText
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 SEPARATOR = "-" * 16  # printed between two texts
 FEW = 2.0  # effective draws; with fewer, a note says so

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scriven.inference.regions import Region, RegionTable
     from scriven.inference.surprisal import Scored, SurprisalSum
     from scriven.inference.unit_tables import TextPlaces
-    from scriven.session import Model
+    from scriven.trained_model import Model
     from scriven.vocabulary import Vocabulary
 
 By = Literal["total", "document", "line", "word", "character", "region"]
@@ -53,7 +53,7 @@ class ModelRows:
     @classmethod
     def open(cls, name: str, which: Any = "best", *, by: By, loading: Mapping[str, Any], **more: Any) -> ModelRows:
         """Opens the model of a run, as `loading` says, and prints a note if it is slow here."""
-        from scriven.session import load
+        from scriven.trained_model import load
 
         model = load(name, which=which, **loading)
         note_slowness(model)
@@ -340,7 +340,7 @@ def _check_comparable(own: ModelRows, other: ModelRows) -> None:
 def counts_alone(model: Model) -> Model:
     """Returns a model of the counts of a run's training text alone. Raises InputError if the run has none."""
     from scriven.runs.folder import open_run
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
     predictor = model.predictor
     if predictor.is_counts_alone:

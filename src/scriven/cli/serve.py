@@ -33,7 +33,7 @@ from scriven.errors import InputError, ScrivenError, UsageError
 
 if TYPE_CHECKING:
     from scriven.server.renewal import ServedCheckpoint
-    from scriven.session import Model
+    from scriven.trained_model import Model
 
 
 Runs = Annotated[

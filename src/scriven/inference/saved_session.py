@@ -182,6 +182,13 @@ class Origin(BaseModel):
         return "with counts" if self.counts else "without counts"
 
 
+def require_origin(origin: Origin | None) -> Origin:
+    """Returns the origin of a model. Raises UsageError if it has none, and so cannot be found again."""
+    if origin is None:
+        raise UsageError("the model belongs to no run; only models from scriven.load can be saved and pickled")
+    return origin
+
+
 class _SessionHeader(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -29,7 +29,7 @@ from scriven.server.responses import JSON, ApiError, internal_error, stopping
 from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState
 from scriven.server.trainings import TrainingPolicy, Trainings
-from scriven.session import Model
+from scriven.trained_model import Model
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.arguments import first_seed
 from scriven.arrays import Float32s, Ids
 from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
@@ -52,7 +53,6 @@ from scriven.server.shared import (
     token_name,
 )
 from scriven.server.writing_requests import CompletionBody
-from scriven.session import first_seed
 from scriven.vocabulary import Vocabulary
 
 EVENT_SECONDS = 0.02  # between two events of a stream at least

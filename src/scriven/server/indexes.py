@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class IndexedModel(Protocol):
-    """A model that knows its training text: `scriven.session.Model` is one."""
+    """A model that knows its training text: `scriven.trained_model.Model` is one."""
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -22,7 +22,7 @@ from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
 from scriven.server.shared import ServedModel, ServerState
-from scriven.session import Model, load
+from scriven.trained_model import Model, load
 
 CHECK_SECONDS = 5.0  # seconds between two checks of the runs
 
@@ -44,7 +44,7 @@ class ServedCheckpoint:
         counts: Literal["auto", "none"] = "auto",
         write_order: int | None = None,
     ) -> None:
-        """The arguments are those of `scriven.session.load`."""
+        """The arguments are those of `scriven.trained_model.load`."""
         self.run = run
         self._which = which
         self._device, self._precision = device, precision

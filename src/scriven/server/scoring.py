@@ -62,7 +62,7 @@ from scriven.server.shared import (
     run_unless_disconnected,
     server_of,
 )
-from scriven.session import Model
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 
 PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once

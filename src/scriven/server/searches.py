@@ -18,6 +18,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.arguments import first_seed
 from scriven.arrays import Ids
 from scriven.errors import InputError
 from scriven.inference.context import AdaptiveContext, Context
@@ -53,7 +54,6 @@ from scriven.server.shared import (
     server_of,
 )
 from scriven.server.writing_requests import CompletionBody
-from scriven.session import first_seed
 
 Value = TypeVar("Value")
 

@@ -45,7 +45,7 @@ from scriven.server.responses import (
     too_many_requests,
 )
 from scriven.server.saved_states import SavedState, SavedStates, no_state
-from scriven.session import Model
+from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 
 NO_MODEL = "this server has no model yet; train one on its page, or with POST /trainings"

@@ -46,7 +46,7 @@ from scriven.server.shared import (
     start_id,
     token_name,
 )
-from scriven.session import Model
+from scriven.trained_model import Model
 
 LONGEST_NAME = 255  # characters of a file's name
 MESSAGE = 500  # characters of a message about a file, which may name what is in it
