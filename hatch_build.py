@@ -39,6 +39,7 @@ INTERFACE = runpy.run_path(str(Path(__file__).parent / PACKAGE / "kernels" / "in
 RECORD: str = INTERFACE["RECORD"]
 library_file: Callable[..., str] = INTERFACE["library_file"]
 DETECTION = "cpu.cpp"  # says what the processor has, so that it must run on any: portable in every library
+CHECK, NEEDED = Path("tests/native/check.cpp"), Path("tests/native/needed.cpp")
 # fp-contract: a*b+c rounds once only where the source says so, so that all instruction sets give the same bits.
 # no-trapping-math: nobody looks at the flags of exceptions, without which choices between values become vectors.
 FLAGS = [
@@ -49,7 +50,7 @@ EMULATE_TILES = "-DSCRIVEN_EMULATE_TILES"  # the library for AMX then runs where
 SANITIZE = [
     EMULATE_TILES,
     "-O1",
-    "-g",
+    "-g1",  # names of functions and lines
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
@@ -69,6 +70,13 @@ VARIANTS: dict[str, list[str]] = {
     "amx": [*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
     "neondot": ["-march=armv8.2-a+dotprod"],
     "neonbf16": ["-march=armv8.2-a+dotprod+bf16"],
+}
+# Variants that add instructions to another one's, and how sources ask for these: those that do not are compiled once.
+EXTENDED = {
+    "avxvnni": ("avx2", "__AVXVNNI__"),
+    "avx512bf16": ("avx512", "__AVX512BF16__"),
+    "amx": ("avx512bf16", "__AMX_"),
+    "neonbf16": ("neondot", "__ARM_FEATURE_BF16"),
 }
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
@@ -192,10 +200,11 @@ def build_check(
     compiler = find_compiler(extra)
     static = () if extra or compiler.system == "darwin" else ("-static",)
     ending = ".exe" if compiler.system == "win32" else ""
-    native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
-    compiled = _compile_variants(compiler, native, root / "build" / "native", variants)
+    objects = root / "build" / "native"
+    compiled = _compile_variants(compiler, root / PACKAGE / "kernels" / "native", objects, variants)
     folder.mkdir(parents=True, exist_ok=True)
-    flags = (*compiler.flags, *static, str(source), "-pthread")  # portable, as it asks what the processor has
+    # Both are portable, as they ask what the processor has.
+    flags = (*compiler.flags, *static, "-pthread", str(root / NEEDED), _compile(compiler, root / CHECK, objects))
     wanted = {name: (*flags, f"-DSCRIVEN_VARIANT={name}", *files) for name, files in compiled.items()}
     _make({folder / f"{name}{ending}": words for name, words in wanted.items()}, compiler)
     return f"compiled by {compiler.version} for {', '.join(compiled)}"
@@ -210,13 +219,20 @@ def _compile_variants(
     jobs: dict[tuple[Path, str], Future[str]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         known = [name for name, yes in zip(variants, pool.map(compiler.knows, variants), strict=True) if yes]
-        wanted = {
-            variant: [(path, "portable" if path.name == DETECTION else variant) for path in sources]
-            for variant in known
-        }
+        wanted = {variant: [(path, _lowest_variant(path, variant)) for path in sources] for variant in known}
         for path, variant in dict.fromkeys(pair for pairs in wanted.values() for pair in pairs):
             jobs[path, variant] = pool.submit(_compile, compiler, path, objects, variant)
     return {variant: [jobs[pair].result() for pair in pairs] for variant, pairs in wanted.items()}
+
+
+def _lowest_variant(source: Path, variant: str) -> str:
+    """Returns the first variant that a source is the same machine code for."""
+    if source.name == DETECTION:
+        return "portable"
+    text = "".join(_texts_of(source).values())
+    while variant in EXTENDED and EXTENDED[variant][1] not in text:
+        variant = EXTENDED[variant][0]
+    return variant
 
 
 def _make(wanted: dict[Path, tuple[str, ...]], compiler: Compiler) -> None:
@@ -257,7 +273,7 @@ def build_or_tell(root: Path) -> str:
     return told
 
 
-def _compile(compiler: Compiler, source: Path, objects: Path, variant: str) -> str:
+def _compile(compiler: Compiler, source: Path, objects: Path, variant: str = "portable") -> str:
     """Returns the object of a source, compiled now where there is none of the same sources and flags."""
     arguments = [*compiler.flags, *compiler.flags_of(variant)]
     if source.name == DETECTION:
@@ -270,14 +286,15 @@ def _compile(compiler: Compiler, source: Path, objects: Path, variant: str) -> s
 
 
 def _texts_of(source: Path) -> dict[str, str]:
-    """Returns the text of a source and of all headers of its folder that it includes, also by others, by name."""
+    """Returns the text of a source and of all headers here that it includes, also by others, by name."""
     texts: dict[str, str] = {}
-    wanted = [source.name]
+    wanted = [source]
     while wanted:
-        name = wanted.pop()
-        if name not in texts:
-            texts[name] = (source.parent / name).read_text("utf-8")
-            wanted += re.findall(r'^#include "([^"]+)"', texts[name], re.MULTILINE)
+        path = wanted.pop()
+        if path.name not in texts:
+            texts[path.name] = path.read_text("utf-8")
+            included = re.findall(r'^#include "([^"]+)"', texts[path.name], re.MULTILINE)
+            wanted += [path.parent / name for name in included]
     return texts
 
 

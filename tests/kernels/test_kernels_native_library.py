@@ -229,6 +229,21 @@ def test_what_detects_the_processor_is_portable_in_every_library(root: Path) -> 
 
 
 @needs_compiler
+def test_what_asks_for_no_more_instructions_is_compiled_for_the_first_library_alone(root: Path) -> None:
+    build(root, "// whoever asks for __AVXVNNI__", "own.cpp")
+    told = build(root, variants=("avx2", "avxvnni"))
+    objects = {path.name.rpartition("-")[0] for path in (root / "objects").iterdir()}
+    assert "extra-avxvnni" not in objects
+    assert ("own-avxvnni" in objects) == ("avxvnni" in told)
+
+
+def test_variants_share_code_only_with_those_whose_flags_they_have() -> None:
+    for variant, (base, _) in hatch_build.EXTENDED.items():
+        assert list(hatch_build.VARIANTS).index(base) < list(hatch_build.VARIANTS).index(variant)
+        assert native_library.VARIANTS[base][1] < native_library.VARIANTS[variant][1]
+
+
+@needs_compiler
 def test_libraries_that_are_not_built_again_are_removed(root: Path) -> None:
     for name in (library_file("amx"), f"_native{Path(library_file('amx')).suffix}"):
         (kernels(root) / name).write_text("of other sources")

@@ -1,7 +1,7 @@
 // The native kernels of one library against slow obvious code, without Python: for processors that are emulated, and for
-// sanitizers. The build makes a program of it for each library, named SCRIVEN_VARIANT. Prints what all programs and
-// processors must agree on to the last bit. Ends with 1 where a result is wrong, and with 2 where this processor cannot
-// run the library. `make processors` runs it.
+// sanitizers. The build makes a program of it and needed.cpp for each library. Prints what all programs and processors
+// must agree on to the last bit. Ends with 1 where a result is wrong, and with 2 where this processor cannot run the
+// library. `make processors` runs it.
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -34,18 +34,9 @@ int64_t scriven_counts_score(const scriven::CountsScore *);
 int64_t scriven_counts_distribution(const scriven::CountsDistribution *);
 void scriven_counts_close(void *);
 }
+extern const int64_t needed_features;  // of the library that is checked; 0 of the portable one
 
 namespace {
-
-// What each library needs, as native_library.VARIANTS says.
-namespace needed {
-using namespace scriven;
-[[maybe_unused]] constexpr int64_t portable = 0, avx2 = has_avx2, avxvnni = avx2 | has_avx_vnni;
-[[maybe_unused]] constexpr int64_t avx512 = avx2 | has_avx512 | has_avx512_vnni;
-[[maybe_unused]] constexpr int64_t avx512bf16 = avx512 | has_avx512_bf16, amx = avx512bf16 | has_amx;
-[[maybe_unused]] constexpr int64_t neondot = has_neon_dot, neonbf16 = neondot | has_neon_bf16;
-constexpr int64_t here = SCRIVEN_VARIANT;
-}  // namespace needed
 
 using Floats = std::vector<float>;
 using Reals = std::vector<double>;
@@ -485,18 +476,18 @@ void check_sampler() {
 }
 
 // Whether the library fuses products with sums.
-constexpr bool rounds_once() {
+bool rounds_once() {
 #if defined(__aarch64__)
     return true;
 #else
-    return needed::here != needed::portable;
+    return needed_features != 0;
 #endif
 }
 
 }  // namespace
 
 int main() {
-    if ((scriven_features() & needed::here) != needed::here) {
+    if ((scriven_features() & needed_features) != needed_features) {
         std::fprintf(stderr, "not for this processor\n");
         return 2;
     }
@@ -509,7 +500,7 @@ int main() {
     const double loss = trained_loss();
     check("loss of a training", loss, 0.6 * std::log(double(Model::symbols)));
     if (rounds_once()) std::printf("trained %016llx\n", static_cast<unsigned long long>(trained));
-    if constexpr (needed::here & (scriven::has_avx512_bf16 | scriven::has_neon_bf16)) {
+    if (needed_features & (scriven::has_avx512_bf16 | scriven::has_neon_bf16)) {
         in_bf16 = true;
         check_layers();
         const double rounded = trained_loss();
