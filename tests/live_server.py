@@ -1,11 +1,13 @@
 """An application behind a real socket, and clients that speak to it byte by byte."""
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -47,6 +49,20 @@ def everything(client: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return told
+
+
+def post_and_leave(url: str, body: object, begun: Callable[[], bool]) -> None:
+    """Sends a request whose client is gone as soon as the work for it has begun."""
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(timeout=SECONDS) as client, asyncio.timeout(SECONDS):
+            asking = asyncio.create_task(client.post(url, json=body))
+            while not begun():
+                assert not asking.done()
+                await asyncio.sleep(0.005)
+            asking.cancel()
+
+    asyncio.run(leave())
 
 
 @contextmanager

@@ -105,12 +105,13 @@ def test_a_head_in_small_pieces_is_not_waited_for(place: Place) -> None:
                 time.sleep(0.05)
 
 
-def test_a_client_may_ask_again_on_its_connection(place: Place) -> None:
-    with place.connection() as client:
+def test_a_client_may_ask_again_on_its_connection() -> None:
+    limits = dataclasses.replace(LIMITED, idle_seconds=2)
+    with serving(Guard(APP, policy("127.0.0.1", limits=limits)), limits) as place, place.connection() as client:
         for _ in range(4):
             client.sendall(b"GET /echo HTTP/1.1\r\n" + HEAD + b"\r\n")
             assert statuses(client.recv(65536)) == [200]
-            time.sleep(0.15)
+            time.sleep(0.6)  # after the last one longer than a connection may be idle
         assert wait_for_end(client) == b""
 
 
@@ -193,8 +194,8 @@ def test_chunks_of_one_byte_are_a_body(patient: Place) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_told_so_in_the_shape_of_all_errors(place: Place, said: bytes) -> None:
-    head, _, body = place.say(said).partition(b"\r\n\r\n")
+def test_what_is_no_request_is_told_so_in_the_shape_of_all_errors(patient: Place, said: bytes) -> None:
+    head, _, body = patient.say(said).partition(b"\r\n\r\n")
     assert statuses(head) == [400]
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
     assert b"content-security-policy" in head
@@ -220,7 +221,7 @@ def test_an_upgrade_of_a_request_without_a_body_is_left_out(place: Place) -> Non
 
 def test_a_streamed_body_comes_fast_enough_as_a_whole() -> None:
     """Each piece came in time; a few such uploads once kept all others away for ever."""
-    fast = dataclasses.replace(LIMITED, body_rate=1000)
+    fast = dataclasses.replace(LIMITED, body_rate=1000, body_seconds=2)
     with serving(Guard(APP, policy("127.0.0.1", limits=fast, streamed=["/echo"])), fast) as place:
         head = b"POST /echo HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
         with place.connection() as client:
@@ -231,10 +232,10 @@ def test_a_streamed_body_comes_fast_enough_as_a_whole() -> None:
                     client.sendall(b"x")
                     time.sleep(0.05)
         with place.connection() as client:
-            client.sendall(head % 3000 + LAST)
+            client.sendall(head % 6000 + LAST)
             for _ in range(6):
-                client.sendall(b"x" * 500)
-                time.sleep(0.15)
+                client.sendall(b"x" * 1000)
+                time.sleep(0.4)
             assert statuses(wait_for_end(client)) == [200]
 
 
@@ -248,17 +249,19 @@ def test_a_client_that_no_longer_reads_is_cut(place: Place) -> None:
         assert APP.state.ended == 1
 
 
-def test_too_many_connections_are_told_to_come_back(place: Place) -> None:
-    with place.connection() as first, place.connection() as second, place.connection() as third:
+def test_too_many_connections_are_told_to_come_back(patient: Place) -> None:
+    with patient.connection() as first, patient.connection() as second, patient.connection() as third:
         for client in (first, second, third):
             client.sendall(b"GET /echo HTTP/1.1\r\n" + HEAD + b"\r\n")
             assert statuses(client.recv(65536)) == [200]
-        told = place.say(b"GET /echo HTTP/1.1\r\n" + LAST)
+        told = patient.say(b"GET /echo HTTP/1.1\r\n" + LAST)
         assert statuses(told) == [503]
         assert b"retry-after: 1" in told
         assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
-    time.sleep(0.2)
-    assert statuses(place.say(b"GET /echo HTTP/1.1\r\n" + LAST)) == [200]
+    until = time.monotonic() + 10
+    while statuses(patient.say(b"GET /echo HTTP/1.1\r\n" + LAST)) != [200]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_clients_that_vanish_leave_nothing(place: Place) -> None:

@@ -126,12 +126,12 @@ class TrainingIndexes:
         """
         index, loop, left = await self.find(model, param), asyncio.get_running_loop(), threading.Event()
         self.check_queue()
-        until = loop.time() + self._limits.seconds
+        until = self._clock() + self._limits.seconds
 
         def check_stop() -> None:
             if self._ending:
                 raise stopping()
-            if left.is_set() or loop.time() > until:
+            if left.is_set() or self._clock() > until:
                 raise timed_out(self._limits.seconds)
 
         with self.measured.hold():
