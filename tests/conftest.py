@@ -1,7 +1,9 @@
 """A small text, a corpus cache of each test's own, and one thread unless a test is about threads."""
 
+import gc
+import itertools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make thorough` asks for beyond `make test`."""
     parser.addoption("--shift-seeds", type=int, default=0, help="add this to the seeds that tests set")
     parser.addoption("--thorough", action="store_true", help="try every case of tests that try a part of theirs")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage while tests are collected, and later in nothing that was imported: each process does so."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -98,10 +111,20 @@ def pytest_configure(config: pytest.Config) -> None:
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 
 
+CACHES = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a cache of each test's own: pytest would look through all of its folders to name one more."""
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or fills the user's cache."""
-    monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    (cache := caches / str(next(CACHES))).mkdir()
+    monkeypatch.setenv("SCRIVEN_CACHE", str(cache))
 
 
 @pytest.fixture(autouse=True)

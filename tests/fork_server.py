@@ -232,6 +232,7 @@ def _connection() -> socket.socket:
         if os.getpid() == owner:  # and not a fork of this process
             here.shutdown(socket.SHUT_RDWR)
             process.wait()
+            here.close()
 
     atexit.register(end)
     return here

@@ -489,6 +489,14 @@ def escapes(data: bytes, folder: Path) -> None:
 DEPTHS = 16  # how many depths are tried below the one that Python's reader of JSON allows here
 
 
+def _stack_depth() -> int:
+    """Returns how many calls are under way; inspect.stack would look up the source of each."""
+    frame, depth = inspect.currentframe(), -1  # without this call
+    while frame:
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
 def deep_inputs(name: str) -> Iterator[bytes]:
     """Inputs with values nested as deeply as can be read, or nearly: what is done with a value may need more."""
     heads = {
@@ -501,7 +509,7 @@ def deep_inputs(name: str) -> Iterator[bytes]:
         "request_body": [b"\0", b'\0{"prompt": ', b'\0{"metadata": ', b'\1{"text": '],
         "data_set": [b"\0", b'\0{"_data_files": ', b'\1{"splits": '],
     }
-    deepest = sys.getrecursionlimit() - len(inspect.stack(0))
+    deepest = sys.getrecursionlimit() - _stack_depth()
     for head in heads.get(name, []):
         for depth in range(deepest - DEPTHS, deepest):
             closed = b"]" if head.endswith(b"[") else b"}" if b"{" in head else b""

@@ -45,8 +45,9 @@ def good_run(path: Path) -> Run:
 # --- what is done to a folder
 
 
-def rewritten(name: str, content: bytes | str) -> Callable[[Path], None]:
-    return lambda run: _write(run / name, content)
+def rewritten(name: str, content: bytes | str | Callable[[], str]) -> Callable[[Path], None]:
+    """Another content; a large one is made when it is written."""
+    return lambda run: _write(run / name, content() if callable(content) else content)
 
 
 def edit_json(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -219,7 +220,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "manifest: NaN": replace_text(MANIFEST, '"nats": 1.0', '"nats": NaN'),
     "manifest: a number beyond all": replace_text(MANIFEST, '"nats": 1.0', '"nats": 1e999'),
     "manifest: nested deeply": rewritten(MANIFEST, "[" * DEEP + "]" * DEEP),
-    "manifest: four million lists": rewritten(MANIFEST, "[" + "[]," * 2_900_000 + "[]]"),
+    "manifest: four million lists": rewritten(MANIFEST, lambda: "[" + "[]," * 2_900_000 + "[]]"),
     "manifest: a sparse file of 10 GB": sparse(MANIFEST),
     "manifest: a link out of the folder": replace_by_link(MANIFEST),
     "manifest: a link to /dev/zero": replace_by_link(MANIFEST, "/dev/zero"),
@@ -229,13 +230,13 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "index: a negative step": replace_text(INDEX, '"best": 3', '"best": -3'),
     "index: a key twice": replace_text(INDEX, '"best": 3', '"best": 3, "best": 3'),
     "index: a million entries": rewritten(
-        INDEX, json.dumps({"best": 3, "last": 3, "validation": dict.fromkeys(map(str, range(600_000)))})
+        INDEX, lambda: json.dumps({"best": 3, "last": 3, "validation": dict.fromkeys(map(str, range(600_000)))})
     ),
     "index: a link out of the folder": replace_by_link(INDEX),
     "checkpoints: a link out of the folder": replace_by_link("checkpoints"),
     "checkpoint: a link out of the folder": replace_by_link(f"checkpoints/{STEP}"),
-    "vocabulary: 10**7 entries": rewritten("vocabulary.json", many_symbols(10_000_000)),
-    "vocabulary: as many entries as fit": rewritten("vocabulary.json", many_symbols(1_250_000)),
+    "vocabulary: 10**7 entries": rewritten("vocabulary.json", lambda: many_symbols(10_000_000)),
+    "vocabulary: as many entries as fit": rewritten("vocabulary.json", lambda: many_symbols(1_250_000)),
     "vocabulary: an entry twice": replace_text("vocabulary.json", '"a"', '"a", "a"'),
     "vocabulary: one symbol less": replace_text("vocabulary.json", '"a", ', ""),
     "vocabulary: a key twice": replace_text("vocabulary.json", '"unit": ', '"unit": "byte", "unit": '),
@@ -272,7 +273,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "settings: a number of 4,000 digits that is not used": replace_text(
         "settings.toml", "[run]", "[run]\na = 0x" + "f" * 4000
     ),
-    "settings: 40,000 names that are none": rewritten("settings.toml", "\n".join(f"a{n} = 1" for n in range(40_000))),
+    "settings: 40,000 names that are none": rewritten(
+        "settings.toml", lambda: "\n".join(f"a{n} = 1" for n in range(40_000))
+    ),
     "settings: a path with a zero in it": replace_text("settings.toml", 'corpus = "c"', 'corpus = "c\\u0000"'),
     "settings: a run that is a number": lambda run: _write(
         run / "settings.toml", "run = 3\n" + (run / "settings.toml").read_text().partition("[run]")[0]

@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
+from lazy_module import LazyModule
 from random_run import make_random_run
 from scriven.trained_model import load
 
-llm = pytest.importorskip("llm", reason="needs llm")
-
-CliRunner = pytest.importorskip("click.testing").CliRunner
-cli = pytest.importorskip("llm.cli").cli
-plugins = pytest.importorskip("llm.plugins")
+llm, cli, plugins = LazyModule("llm"), LazyModule("llm.cli"), LazyModule("llm.plugins")
 
 
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command of llm in a folder with one run."""
+    from click.testing import CliRunner
+
     from scriven import llm_plugin
 
     monkeypatch.chdir(tmp_path)
@@ -29,7 +28,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     plugins.load_plugins()
     if not any(plugin is llm_plugin for plugin in plugins.pm.get_plugins()):
         plugins.pm.register(llm_plugin, "scriven")
-    return lambda *words: CliRunner().invoke(cli, words)
+    return lambda *words: CliRunner().invoke(cli.cli, words)
 
 
 def test_runs_are_listed(asked: Any) -> None:

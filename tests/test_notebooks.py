@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jupytext
-import nbclient
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
@@ -37,6 +35,9 @@ def outputs(cells: list[Any], words: str) -> list[Any]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, folder: Path) -> None:
+    import jupytext
+    import nbclient
+
     notebook = jupytext.read(path)
     for cell in notebook.cells:
         for budget, few in BUDGETS:

@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from conftest import Command
+from lazy_module import LazyModule
 from random_run import LETTERS, make_random_run
 from scriven.errors import UsageError
 from scriven.exchange.exported import read_exported
@@ -21,7 +22,7 @@ from scriven.exchange.folders import write_transformers
 from scriven.trained_model import Model, load
 from scriven.vocabulary import Vocabulary
 
-transformers = pytest.importorskip("transformers", reason="needs scriven[transformers]")
+transformers = LazyModule("transformers")
 
 TEXT = "all the old, dark\nroads led to the bar€ and the halt\n\nHello"
 LINES = {"corpus": {"documents": "lines"}}

@@ -1,5 +1,7 @@
 """Clients that know nothing of Scriven, over a real socket: what they ask, and what they make of the answers."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
@@ -9,16 +11,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 
 from fork_server import PYTHON
+from lazy_module import LazyModule
 from live_server import Place, serving
 from scriven.server.limits import LIMITS
 from scriven.trained_model import Model
 from served_models import guarded_app, names_model, text_model
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = LazyModule("openai")
 
 TOKEN = "a-token-of-some-length"
 PROMPT = "a bad cab, "
@@ -204,8 +211,8 @@ def test_openai_gets_the_likeliest_character_with_top_p_0(client: openai.OpenAI,
 def test_openai_gets_the_best_of_several(client: openai.OpenAI, models: dict[str, Model], name: str, n: int) -> None:
     """Those of the highest log probability per token, the best first."""
     prompts, asked = ["ab", "c"], {"max_tokens": 12, "seed": 3, "temperature": 1.2}
-    told = client.completions.create(model=name, prompt=prompts, best_of=5, n=n, **asked)  # type: ignore[call-overload]
-    every = client.completions.create(model=name, prompt=prompts, n=5, logprobs=0, **asked)  # type: ignore[call-overload]
+    told = client.completions.create(model=name, prompt=prompts, best_of=5, n=n, **asked)
+    every = client.completions.create(model=name, prompt=prompts, n=5, logprobs=0, **asked)
     expected = []
     for first in (0, 5):
         means = {
@@ -447,9 +454,12 @@ def compare(model: Model, logs: dict[str, list[dict[str, Any]]], documents: bool
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
-def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_told_of(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", ["8", pytest.param("60", marks=pytest.mark.thorough)])
+def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_told_of(
+    examples: str, place: Place, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{place.url}/openapi.json", "-H"]
-    command += [f"Authorization: Bearer {TOKEN}", "--checks", CHECKS, "--max-examples", "20"]
+    command += [f"Authorization: Bearer {TOKEN}", "--checks", CHECKS, "--max-examples", examples]
     command += ["--phases", "examples,coverage,fuzzing", "--seed", "1", "--request-timeout", "10"]
     done = _run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openai
 import pytest
 from starlette.testclient import TestClient
 
+from lazy_module import LazyModule
 from live_server import serving
 from scriven.errors import UsageError
 from scriven.inference import generation
@@ -26,6 +26,11 @@ from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 from served_models import guarded_app, names_model
 from small_model import predictor_of
+
+if TYPE_CHECKING:
+    import openai
+else:
+    openai = LazyModule("openai")
 
 JSON = Model(
     predictor_of(Vocabulary.of('\n {}[]:,."-+\\0123456789abcdeflnrstuE')), validate({"model": {"width": 8}}), step=3
@@ -111,7 +116,7 @@ def test_a_text_is_drawn_as_the_library_draws_it(client: openai.OpenAI, more: di
 def test_a_bias_rules_characters_in_or_out(client: openai.OpenAI) -> None:
     a, b, c = JSON.encode("abc").tolist()
     bias = {str(a): 60.0, str(b): 60, str(c): -100.0}
-    told = client.completions.create(model="json", prompt="a", max_tokens=60, seed=1, logit_bias=bias)  # type: ignore[arg-type]
+    told = client.completions.create(model="json", prompt="a", max_tokens=60, seed=1, logit_bias=bias)
     assert {*told.choices[0].text} == {*"ab"}
     for wrong in ({"x": 1.0}, {"5000": 1.0}, {"-1": 1.0}):
         with pytest.raises(openai.BadRequestError, match="logit_bias"):
