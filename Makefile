@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test thorough fuzz sanitize processors platforms gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
+.PHONY: demo test pytest thorough fuzz sanitize processors platforms gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -23,7 +23,9 @@ demo: .venv/.demo
 PROCESSES = $(shell $(BIN)/python -c "import os; print(min(8, os.cpu_count() + 2))")
 ALL_CORES = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test: .venv/.dev lint
+test: .venv/.dev lint pytest
+
+pytest: .venv/.dev
 	$(BIN)/python -m pytest $(ALL_CORES)
 
 # Checks that take too long for every change: tests marked so; all tests of what computes at every level of kernels that
@@ -214,8 +216,7 @@ define install
 @echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
 @$(BIN)/python hatch_build.py > /dev/null 2>&1 & compiling=$$!; \
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements/$(1).txt; \
-	installed=$$?; wait $$compiling; exit $$installed
-@$(CPU_TORCH)
+	installed=$$?; [ $$installed != 0 ] || { $(CPU_TORCH); }; wait $$compiling; exit $$installed
 $(BIN)/python -m pip install --quiet --no-compile --no-build-isolation -c constraints.txt -e '.[$(2)]'
 @$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
 endef

@@ -371,7 +371,7 @@ def _main() -> None:
     if asked.sanitize:
         package, extra = root / "build" / "sanitized" / "scriven", tuple(SANITIZE)
         shutil.rmtree(package, ignore_errors=True)
-        shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native[._]*", "__pycache__"))
+        shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native[._]*", ".*", "__pycache__"))
     variants = [name for name in VARIANTS if not asked.only or name in ("portable", *asked.only)]
     try:
         if asked.check:
