@@ -24,6 +24,7 @@ from plays import put_plays
 from scriven import recipes
 from scriven.cli import main
 from scriven.kernels import native_library
+from typed_commands import rewritten
 
 ROOT = Path(__file__).parents[1]
 # docs/experiments.md is no manual: its commands are a record of what was run, for minutes, on texts that are not here.
@@ -34,28 +35,13 @@ PAGES = [
     *sorted((ROOT / "docs" / "classics").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
 JOINED = re.compile(r"\| scriven |^scriven .*[|>]|<\(scriven ")  # lines of several programs, or with files of output
 
 NAVAJO = (
     "Bílaʼ ashdlaʼii Tʼáá ałtso yiníkʼehgo bidizhchį dóó\nhazʼą́ągo baa nitsáhákees.\n"  # with letters of two characters
 )
 
-# What stands in place of what is written: any budget, and additions to every new training that does not give them.
-BUDGET = re.compile(r"--(?:minutes|epochs|steps|characters)[ =]\S+")
-STEPS, MORE_STEPS = "--steps 4", "--steps 8"  # of a new run, of a resumed one
-CHECKPOINT = re.compile(r"(--(?:resume|checkpoint))[ =](?:epoch:)?\d+")
-LAST = r"\1 4"  # the only checkpoint of a new run
-SMALL = {
-    "--model.width": "16",
-    "--reader.batch": "4",
-    "--reader.length": "16",
-    "--training.workers": "1",
-    "--training.threads": "1",
-    "--training.evaluations": "1",
-    "--training.evaluation-characters": "500",
-    "--monitor.sample-length": "10",
-}
+# What stands in place of what is written, as in typed_commands.py.
 PYTHON_BUDGET = re.compile(r"\b(?:minutes|epochs|steps|characters)=[\d.]+")
 PYTHON_SMALL = (
     'steps=4, settings={"model": {"width": 16}, "reader": {"batch": 4, "length": 16},'
@@ -73,23 +59,6 @@ def lines(page: Path) -> Iterator[str]:
     for language, text in blocks(page):
         if language == "sh":
             yield from text.replace("\\\n", " ").splitlines()
-
-
-def rewritten(line: str) -> list[str]:
-    """The words of a `scriven` line as they are run here, up to where the shell takes over."""
-    words = shlex.split(line, comments=True)[1:]
-    words = words[: next((at for at, word in enumerate(words) if word in SHELL_SYNTAX), len(words))]
-    words = shlex.split(CHECKPOINT.sub(LAST, shlex.join(words)))
-    if words[0] == "serve" and "--port" not in words:
-        return [*words, "--port", "0"]
-    if words[0] != "train":
-        return words
-    resumes = "--resume" in words and "auto" not in words  # which begins where there is nothing to resume
-    words = shlex.split(BUDGET.sub("", shlex.join(words)) + " " + (MORE_STEPS if resumes else STEPS))
-    given = {*words, *(["--reader.length"] if "theano-sentences" in words else [])}  # which reads whole sentences
-    flags = SMALL | ({"--reader.batch": "32"} if "--training.groups" in given else {})
-    small = [] if resumes else [word for flag, value in flags.items() if flag not in given for word in (flag, value)]
-    return words + small
 
 
 @pytest.fixture
@@ -161,7 +130,8 @@ def write_scriven(folder: Path) -> Path:
     program.write_text(
         f"#!{sys.executable}\nimport shlex, sys\n"
         f"sys.path[:] = {sys.path}\n"
-        "from test_docs import main, rewritten\n"
+        "from scriven.cli import main\n"
+        "from typed_commands import rewritten\n"
         "main(rewritten(shlex.join(['scriven', *sys.argv[1:]])))\n"
     )
     program.chmod(0o755)
