@@ -41,7 +41,7 @@ LONGEST_SECONDS = 10
 MOST_MEMORY_MB = 3000
 # After its statistics a search runs the destructors of all libraries, and no other thread may run Python. One of Arrow
 # waits there for a thread that may wait for Python, for ever: a search that has its statistics is done, and is ended.
-EXIT_SECONDS = 3
+EXIT_SECONDS = 0.3
 LAST_STATISTIC = "stat::peak_rss_mb"
 RUNS_SECONDS = 600  # for a search of a number of runs, then it is ended
 KEPT = 12  # inputs that `--keep` adds for one reader at most, the smallest ones
