@@ -27,7 +27,8 @@ from scriven.corpus.build import open_or_build
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramTable
-from scriven.kernels.sampler import PRECISIONS, Sampler
+from scriven.kernels.packing import PRECISIONS
+from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM
 from scriven.runs.ngrams import MixtureWeights
 from scriven.sampling_settings import SamplingSettings

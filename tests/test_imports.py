@@ -17,7 +17,7 @@ MAP = """
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.suffixes kernels.counts kernels.context_mixing
     kernels.adamw
-    kernels.recurrent kernels.muon kernels.cross_entropy kernels.scan kernels.sampler kernels
+    kernels.recurrent kernels.muon kernels.cross_entropy kernels.scan kernels.packing kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding
     corpus.header corpus.shard_reader corpus.tables corpus.live corpus.documents corpus.partition corpus.shards
     corpus.inputs corpus.writer corpus.parts corpus.store corpus.build corpus

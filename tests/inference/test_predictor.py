@@ -13,7 +13,7 @@ from scriven.inference import predictor as generation
 from scriven.inference.context import side_by_side
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
-from scriven.kernels.sampler import PRECISIONS
+from scriven.kernels.packing import PRECISIONS
 from scriven.model import CharLM
 from scriven.sampling_settings import SamplingSettings
 from scriven.settings import Cell, ModelSettings

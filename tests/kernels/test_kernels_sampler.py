@@ -11,9 +11,10 @@ from kernel_variants import VARIANTS, at_each_variant, kernels_of
 
 from scriven.arrays import Float32s, Float64s, Ids, State, as_numpy
 from scriven.inference import sampling
-from scriven.kernels import native_library
+from scriven.kernels import native_library, packing
 from scriven.kernels import sampler as native
-from scriven.kernels.sampler import PRECISIONS, Sampler
+from scriven.kernels.packing import CELLS, PRECISIONS
+from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, language_model
 from scriven.sampling_settings import SamplingSettings
 from scriven.settings import ModelSettings
@@ -141,7 +142,7 @@ def test_all_variants_give_the_same_bits(settings: ModelSettings, precision: str
 
 @at_each_variant
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("cell", native.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("rows", [3, 33])
 def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, variant: str, rows: int) -> None:
     model = make_model(ModelSettings.model_validate({"cell": cell, "width": 70}))
@@ -211,7 +212,7 @@ def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_i
 
 @at_each_variant
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("cell", native.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("before", [0, 2, 5])
 def test_through_a_window_the_last_ids_are_read_from_the_zero_state(
     cell: str, precision: str, before: int, variant: str
@@ -281,7 +282,7 @@ def test_in_pieces_it_is_the_same_text_and_arguments_stay(precision: str) -> Non
     assert_equal(whole, (np.concatenate((first[0], second[0])), *second[1:]))
 
 
-@pytest.mark.parametrize("cell", native.CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_without_a_table_products_with_the_embedding_are_computed(
     cell: str, precision: str, monkeypatch: pytest.MonkeyPatch
@@ -292,7 +293,7 @@ def test_without_a_table_products_with_the_embedding_are_computed(
     )
     settings = SamplingSettings(temperature=1)
     with_table = write(pack(model, precision), 23, uniforms, settings)
-    monkeypatch.setattr(native, "TABLE_BYTES", 0)
+    monkeypatch.setattr(packing, "TABLE_BYTES", 0)
     without = write(pack(model, precision), 23, uniforms, settings)
     assert without[0].tolist() == with_table[0].tolist()
     closeness = {"fp32": 1e-5, "bf16": 5e-3, "int8": 3e-2}[precision]

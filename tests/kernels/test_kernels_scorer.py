@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.kernels import native_library, sampler
-from scriven.kernels.sampler import PRECISIONS, Sampler
+from scriven.kernels.packing import PRECISIONS
+from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, language_model
 from scriven.settings import ModelSettings
 

@@ -19,7 +19,7 @@ struct alignas(64) Line {
     char bytes[64];
 };
 
-// A model packed as kernels/sampler.py packs it; it owns the arrays.
+// A model packed as kernels/packing.py packs it; it owns the arrays.
 class RandomModel {
   public:
     template <class Draw>

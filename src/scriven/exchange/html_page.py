@@ -25,7 +25,7 @@ from scriven.errors import UsageError
 from scriven.exchange.exported import ExportedModel, check_cell_is_own
 from scriven.inference.chunks import chunks_of, documents_of
 from scriven.kernels.counts import NgramCounter, NgramMixture, NgramTable
-from scriven.kernels.sampler import CELLS, LAYER_WEIGHTS, TABLE_BYTES, gate_biases, round_to_int8, symbol_sums
+from scriven.kernels.packing import CELLS, LAYER_WEIGHTS, TABLE_BYTES, gate_biases, round_to_int8, symbol_sums
 from scriven.runs.recovery import open_run_corpus
 from scriven.safe_files import check_free, create_file
 from scriven.settings import reader_window
