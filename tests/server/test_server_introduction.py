@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from page_server import app_of, make_run
 from scriven.runs import open_run
 from scriven.runs.summary import LONGEST_BEGINNING, find_beginnings, summarize
-from scriven.server.openapi import IntroductionReply
+from scriven.server.replies import IntroductionReply
 
 PLAY = "".join(f"Speaker {number}:\nOne of {number} speeches, and its words.\n\nAh.\n\n" for number in range(200))
 NAMES = [f"{first}{second}a" for first in "BDFGKLMNPRST" for second in ("er", "on", "immel")]

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from scriven.server.app import make_app
-from scriven.server.openapi import ModelListReply
+from scriven.server.replies import ModelListReply
 from scriven.server.shared import NO_MODEL
 
 

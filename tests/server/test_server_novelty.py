@@ -28,7 +28,7 @@ from scriven.server import indexes
 from scriven.server.app import make_app
 from scriven.server.indexes import TrainingIndexes
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.openapi import CompletionReply, NoveltyReply
+from scriven.server.replies import CompletionReply, NoveltyReply
 from scriven.server.responses import ApiError, LimitedCount
 from scriven.trained_model import Model, load
 from served_models import text_model

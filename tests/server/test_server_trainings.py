@@ -21,8 +21,8 @@ from page_server import make_run
 from scriven.runs import open_run
 from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.limits import LIMITS
-from scriven.server.openapi import TrainingReply
 from scriven.server.renewal import ServedCheckpoint
+from scriven.server.replies import TrainingReply
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy, why_refused
 from scriven.trained_model import load

@@ -18,7 +18,8 @@ from live_server import serving
 from page_server import make_run
 from scriven.server.app import OPEN, STREAMED, make_app, page
 from scriven.server.limits import LIMITS
-from scriven.server.openapi import OPERATIONS, CompletionReply, DeletedReply, ErrorReply, document
+from scriven.server.openapi import OPERATIONS, document
+from scriven.server.replies import CompletionReply, DeletedReply, ErrorReply
 from scriven.server.security import Guard, policy
 from scriven.server.shared import BUCKET_SECONDS
 from served_models import guarded_app, names_model, text_model

@@ -115,8 +115,8 @@ PLAIN = chat.ChatTemplate()
 OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
 WAY_OUT = "use POST /v1/completions to generate text; /openapi.json lists all paths"
 NO_TRAININGS = TrainingPolicy(ServedCheckpoint, refusal="this server was started with --no-training")
-STREAMED = ("/score",)  # paths that accept text/plain of any length
-UPLOADS = ("/extract", "/states")  # paths that accept a file
+STREAMED = tuple(each.path for each in openapi.OPERATIONS if each.plain)  # paths that accept text/plain of any length
+UPLOADS = tuple(each.path for each in openapi.OPERATIONS if each.upload)  # paths that accept a file
 
 
 def make_app(
