@@ -31,7 +31,7 @@ from scriven.inference.stream_decoder import make_decoder
 from scriven.kernels import native_library
 from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
-from scriven.server.shared import token_name
+from scriven.server.client_tokens import token_name
 from scriven.settings import CorpusSettings
 from scriven.trained_model import Model
 from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of

@@ -23,11 +23,12 @@ from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.sampling_settings import SamplingSettings
 from scriven.server import engine
+from scriven.server.disconnects import DisconnectAwareResponse
 from scriven.server.jobs import Job, JobUpdate, fair_shares
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import surprisals_from_logits
 from scriven.server.responses import ApiError
-from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
+from scriven.server.shared import RequestHandle, ServedModel, ServerState
 from scriven.settings import Settings
 from scriven.settings_values import validate
 from scriven.trained_model import Model

@@ -15,7 +15,7 @@ import pytest
 
 from live_server import serving
 from scriven.server import completions, responses
-from scriven.server.completions import Tokens
+from scriven.server.client_tokens import Tokens
 from scriven.server.responses import (
     ANSWER_THREADS,
     LONG_ANSWER,

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import secrets
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,9 +23,10 @@ from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
 from scriven.penalties import Followers, begin_past
 from scriven.rules.automaton import LargeRuleError, RulePlace
+from scriven.server.client_tokens import Tokens, character_name, check_ids, start_id
+from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
-from scriven.server.prefill import SymbolSurprisals
 from scriven.server.responses import (
     EVENTS,
     LONG_ANSWER,
@@ -40,97 +40,18 @@ from scriven.server.responses import (
     run_apart,
 )
 from scriven.server.shared import (
-    BEGIN_NAME,
-    DisconnectAwareResponse,
     RequestHandle,
     ServedModel,
     ServerState,
-    character_name,
-    check_ids,
-    run_unless_disconnected,
     server_of,
-    start_id,
-    token_name,
 )
 from scriven.server.writing_requests import CompletionBody
-from scriven.vocabulary import Vocabulary
 
 EVENT_SECONDS = 0.02  # between two events of a stream at least
 UNKNOWN_CHARACTERS = 10  # in an answer at most
 
 Usage = dict[str, int]
 Shape = Callable[[dict[str, Any]], dict[str, Any]]  # of an answer or an event
-Logprobs = dict[str, list[Any] | None]
-
-
-class Tokens:
-    """Log-probabilities in OpenAI's format: one token per symbol, released with the text that it belongs to."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, logprobs: int, offset: int = 0, *, begins: bool = False, after: str = ""
-    ) -> None:
-        """The tokens come after `offset` characters of a prompt that is not in the answer, which ends with `after`.
-
-        `logprobs` is how many alternatives each token has. With `begins`, the first token marks the start of the text.
-        """
-        self._vocabulary = vocabulary
-        self._logprobs = logprobs
-        self._decoder = vocabulary.decoder(after=after)
-        self._names: dict[int, str] = {}
-        self._released = self._known = offset  # characters: of the text released, and of all tokens so far
-        self._waiting: deque[tuple[int, int, str, float | None, dict[str, float] | None]] = deque()
-        if begins:
-            self._waiting.append((0, 0, BEGIN_NAME, None, None))
-
-    def add(self, surprisals: SymbolSurprisals) -> None:
-        """Adds symbols. Their text may be released later."""
-        tops: list[dict[str, float] | None] = [None] * len(surprisals.ids)
-        if surprisals.likeliest is not None:
-            pairs = zip(*(each.tolist() for each in surprisals.likeliest), strict=True)
-            tops = [self._top_by_name(ids, values) for ids, values in pairs]
-        for symbol, nats, top in zip(surprisals.ids.tolist(), surprisals.nats.tolist(), tops, strict=True):
-            begin, name = self._known, self._name(symbol)
-            self._known += self._length(symbol)
-            if top is not None:
-                top.setdefault(name, -nats)
-            self._waiting.append((self._known, begin, name, -nats, top))
-
-    def take(self, characters: int, ended: bool = False) -> Logprobs:
-        """Releases the tokens of the next `characters` of text, and if it `ended`, the one that ends its document.
-
-        Clients rely on that last one: lm-eval leaves out the last token, the one that was generated.
-        """
-        self._released += characters
-        released = []
-        while self._waiting and (ended or self._waiting[0][0] <= self._released):
-            released.append(self._waiting.popleft())
-        _, offsets, names, values, tops = map(list, zip(*released, strict=True)) if released else ([],) * 5
-        return {
-            "tokens": names,
-            "token_logprobs": values,
-            "top_logprobs": tops if self._logprobs else None,
-            "text_offset": offsets,
-        }
-
-    def _top_by_name(self, ids: list[int], values: list[float]) -> dict[str, float]:
-        """Returns log-probabilities by name, highest first. If a byte and the boundary share one, the higher stays."""
-        top: dict[str, float] = {}
-        for symbol, value in zip(ids, values, strict=True):
-            top.setdefault(self._name(symbol), value)
-        return top
-
-    def _length(self, symbol: int) -> int:
-        """How many more characters of text are complete with this symbol."""
-        vocabulary = self._vocabulary
-        if vocabulary.unit != "character":
-            return len(self._decoder.feed([symbol]))
-        return len(vocabulary.separator or "") if symbol == vocabulary.boundary else 1
-
-    def _name(self, symbol: int) -> str:
-        """The token's name, which no other symbol has."""
-        if symbol not in self._names:
-            self._names[symbol] = token_name(self._vocabulary, symbol)
-        return self._names[symbol]
 
 
 def _unshaped(reply: dict[str, Any]) -> dict[str, Any]:
@@ -334,7 +255,7 @@ class CompletionRequest:
             self._check_length(len(prompt))  # before it is turned into ids, which takes time
             return Prompt(model.read_ids(prompt), prompt)
         begins = prompt[:1] == [start_id(model.vocabulary)]
-        ids = check_ids(model, prompt[begins:], "prompt")
+        ids = check_ids(model.vocabulary, prompt[begins:], "prompt")
         return Prompt(ids, model.decode(ids[-1:]), begins)
 
     def _check_length(self, characters: int) -> None:
@@ -556,4 +477,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["CompletionRequest", "Logprobs", "Prompt", "Tokens", "find_training", "respond"]
+__all__ = ["CompletionRequest", "Prompt", "find_training", "respond"]

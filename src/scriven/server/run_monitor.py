@@ -26,6 +26,7 @@ from scriven.runs import open_run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 from scriven.runs.summary import find_beginnings, summarize
 from scriven.safe_files import open_regular
+from scriven.server.disconnects import DisconnectAwareResponse
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.responses import (
     EVENTS,
@@ -37,7 +38,6 @@ from scriven.server.responses import (
     json_in_pieces,
     long_answer,
 )
-from scriven.server.shared import DisconnectAwareResponse
 
 Record = dict[str, Any]
 

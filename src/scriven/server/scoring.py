@@ -38,6 +38,7 @@ from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import Scored, SurprisalSum, tally
 from scriven.inference.unit_tables import Columns, TextPlaces, UnitTableReader, row_unit, unit_columns
 from scriven.inference.units import UnitSurprisals
+from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
 from scriven.server.engine import NOTHING, PREFILL_SECONDS, SYMBOLS_PER_PIECE
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody, UnitBody, validate_body
@@ -53,15 +54,7 @@ from scriven.server.responses import (
     run_apart,
     timed_out,
 )
-from scriven.server.shared import (
-    DisconnectAwareResponse,
-    RequestHandle,
-    ServedModel,
-    ServerState,
-    parse_request,
-    run_unless_disconnected,
-    server_of,
-)
+from scriven.server.shared import RequestHandle, ServedModel, ServerState, parse_request, server_of
 from scriven.trained_model import Model
 from scriven.vocabulary import Vocabulary
 

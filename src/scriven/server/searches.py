@@ -33,6 +33,7 @@ from scriven.inference.search import (
 )
 from scriven.sampling_settings import SamplingFilters
 from scriven.server.completions import CompletionRequest, Prompt, Usage, find_training, respond
+from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
 from scriven.server.engine import SYMBOLS_PER_PIECE
 from scriven.server.responses import (
     EVENTS,
@@ -46,13 +47,7 @@ from scriven.server.responses import (
     run_apart,
     timed_out,
 )
-from scriven.server.shared import (
-    DisconnectAwareResponse,
-    ServerState,
-    parse_request,
-    run_unless_disconnected,
-    server_of,
-)
+from scriven.server.shared import ServerState, parse_request, server_of
 from scriven.server.writing_requests import CompletionBody
 
 Value = TypeVar("Value")

@@ -1,4 +1,4 @@
-"""What all routes share: served models, pending requests, names of tokens, and responses that end with their client."""
+"""What all routes share: served models, the state of the server, pending requests, and bodies of requests."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
 
 from scriven.arrays import Float64s, Ids, as_numpy
 from scriven.errors import InputError, UsageError
 from scriven.inference.context import AdaptiveContext, Context
-from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
 from scriven.server.indexes import TrainingIndexes
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
@@ -46,11 +42,8 @@ from scriven.server.responses import (
 )
 from scriven.server.saved_states import SavedState, SavedStates, no_state
 from scriven.trained_model import Model
-from scriven.vocabulary import Vocabulary
 
 NO_MODEL = "this server has no model yet; train one on its page, or with POST /trainings"
-UNKNOWN_NAME, BEGIN_NAME = "<unk>", "<bos>"  # of symbols that are no text
-BYTES, TOKEN = "bytes:", "token:"  # before the names of bytes, and of tokens whose text could be another name
 LEARNED_AT_ONCE = 256  # symbols that a text learns from at once, so that requests that are gone end soon
 NO_TRAINING_TEXT = (
     "this model's counts go on from its training text, which this server does not have; served with --counts none, the "
@@ -393,132 +386,3 @@ def server_of(request: Request) -> ServerState:
     """The state of the server that received a request."""
     server: ServerState = request.app.state.server
     return server
-
-
-def start_id(vocabulary: Vocabulary) -> int | None:
-    """The id that marks the start of a text, as the first id of a prompt. It is not a symbol and is never generated.
-
-    Models that know documents have none (None): there the boundary starts a document.
-    """
-    return _ids_of_clients(vocabulary) if vocabulary.boundary is None else None
-
-
-def _ids_of_clients(vocabulary: Vocabulary) -> int:
-    """How many ids clients may give: of unknown tokens none, as those of one request would name tokens of another."""
-    return vocabulary.size if vocabulary.unit == "token" else vocabulary.ids
-
-
-def ids_for_clients(vocabulary: Vocabulary, ids: Ids) -> Ids:
-    """Ids of a text (T,) as clients may give them back: an unknown token has that of `<unk>`."""
-    return vocabulary.clamp(ids) if vocabulary.unit == "token" else ids
-
-
-def check_ids(model: Model, ids: list[int], param: str) -> Ids:
-    """Ids as an array (T,). Raises ApiError, 400, for an id that the model does not have."""
-    array, most = np.array(ids, np.int64), _ids_of_clients(model.vocabulary)
-    if array.size and array.max() >= most:
-        message = f"{param}: unknown id {array.max()}; this model's ids are below {most:,}"
-        raise ApiError(400, message, param, "invalid_value")
-    return array
-
-
-def token_name(vocabulary: Vocabulary, symbol: int) -> str:
-    """The name of a symbol: its text, or `bytes:` and its bytes if it is not a character by itself.
-
-    No other symbol has it, but for a boundary whose separator is one. A token whose text could be another name has
-    `token:` before it.
-    """
-    if symbol == vocabulary.unknown:
-        return UNKNOWN_NAME
-    if vocabulary.unit == "byte" and 128 <= symbol < 256:
-        return _bytes_name(bytes([symbol]))
-    text = vocabulary.decode([symbol])
-    if vocabulary.unit == "token" and symbol != vocabulary.boundary:
-        if any("\ud800" <= each <= "\udfff" for each in text):
-            return _bytes_name(text.encode("utf-8", WRITTEN))
-        return f"{TOKEN}{text}" if text in (UNKNOWN_NAME, BEGIN_NAME) or text.startswith((BYTES, TOKEN)) else text
-    return character_name(text) if len(text) == 1 else text
-
-
-def character_name(character: str) -> str:
-    """The character itself. For a lone surrogate, the name of the byte that was not UTF-8."""
-    half = "\ud800" <= character <= "\udfff"
-    return _bytes_name(character.encode("utf-8", WRITTEN)) if half else character
-
-
-def _bytes_name(data: bytes) -> str:
-    return BYTES + "".join(f"\\x{each:02x}" for each in data)
-
-
-async def run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled if the client disconnects. The request's body must have been read.
-
-    Raises ClientDisconnect in that case.
-    """
-    gone, task = asyncio.ensure_future(_wait_for_disconnect(request.receive)), asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        await _cancel(gone, task)
-
-
-class DisconnectAwareResponse(Response):
-    """A streamed response that stops when its client disconnects."""
-
-    def __init__(
-        self,
-        pieces: AsyncGenerator[bytes],
-        media_type: str,
-        *,
-        watch: bool = True,
-        within: AbstractAsyncContextManager[object] | None = None,
-    ) -> None:
-        """`watch` is False if the pieces are made while the request still arrives: reading it notices a disconnect.
-
-        `within` is entered before the first piece and always left, even if the client disconnects before that.
-        """
-        super().__init__(media_type=media_type, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        self._pieces = pieces
-        self._watch = watch
-        self._within = within or contextlib.nullcontext()
-        del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the response."""
-        async with self._within:
-            await self._send_to(receive, send)
-
-    async def _send_to(self, receive: Receive, send: Send) -> None:
-        if not self._watch:
-            with contextlib.suppress(ClientDisconnect):
-                await self._send(send)
-            return
-        gone, task = asyncio.ensure_future(_wait_for_disconnect(receive)), asyncio.ensure_future(self._send(send))
-        try:
-            await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
-        finally:
-            await _cancel(gone, task)
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with contextlib.aclosing(self._pieces) as pieces:
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels the tasks that still run and waits for all of them."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

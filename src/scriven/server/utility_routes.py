@@ -20,6 +20,8 @@ from scriven.corpus.zipped import read_zipped
 from scriven.errors import InputError, UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.saved_session import Origin, SavedSession
+from scriven.server.client_tokens import UNKNOWN_NAME, check_ids, ids_for_clients, start_id, token_name
+from scriven.server.disconnects import run_unless_disconnected
 from scriven.server.jobs import Job
 from scriven.server.limits import Limits
 from scriven.server.requests import DetokenizeBody, NoveltyBody, StateBody, TokenizeBody
@@ -32,20 +34,7 @@ from scriven.server.responses import (
     media_type_of,
     run_apart,
 )
-from scriven.server.shared import (
-    UNKNOWN_NAME,
-    RequestHandle,
-    ServedModel,
-    ServerState,
-    check_ids,
-    ids_for_clients,
-    parse_request,
-    read_body,
-    run_unless_disconnected,
-    server_of,
-    start_id,
-    token_name,
-)
+from scriven.server.shared import RequestHandle, ServedModel, ServerState, parse_request, read_body, server_of
 from scriven.trained_model import Model
 
 LONGEST_NAME = 255  # characters of a file's name
@@ -130,7 +119,7 @@ async def detokenize(request: Request) -> Response:
 
 def _text(model: Model, tokens: list[int]) -> str:
     begins = tokens[:1] == [start_id(model.vocabulary)]
-    return START_NAME * begins + model.decode(check_ids(model, tokens[begins:], "tokens"))
+    return START_NAME * begins + model.decode(check_ids(model.vocabulary, tokens[begins:], "tokens"))
 
 
 def _model_for_ids(request: Request, name: str = "") -> ServedModel:
