@@ -125,12 +125,11 @@ class TrainingIndexes:
         429 if too many wait, 503 if it takes longer than a request may, or the server stops.
         """
         index, loop, left = await self.find(model, param), asyncio.get_running_loop(), threading.Event()
-        self.check_queue()
+        self._check_running()
         until = self._clock() + self._limits.seconds
 
         def check_stop() -> None:
-            if self._ending:
-                raise stopping()
+            self._check_running()
             if left.is_set() or self._clock() > until:
                 raise timed_out(self._limits.seconds)
 
@@ -143,9 +142,12 @@ class TrainingIndexes:
 
     def check_queue(self) -> None:
         """Raises ApiError: 429 if as many requests look for what is copied as may, 503 if the server stops."""
+        self._check_running()
+        self.measured.check()
+
+    def _check_running(self) -> None:
         if self._ending:
             raise stopping()
-        self.measured.check()
 
     def _search_of(self, model: IndexedModel) -> _Search:
         """Returns the search for a model's index: the one there is, or a new one if that failed some time ago."""
@@ -188,8 +190,7 @@ class TrainingIndexes:
     def _check(self, _: int, total: int | None) -> None:
         """Raises ApiError to give up an index that is being built."""
         most = self._limits.index_characters
-        if self._ending:
-            raise stopping()
+        self._check_running()
         if total is not None and total > most:
             words = f"the training text has no index here, and with {total:,} characters, more than {most:,}; {WAY_OUT}"
             raise ApiError(400, words, code="no_index")

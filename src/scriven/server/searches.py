@@ -33,16 +33,12 @@ from scriven.inference.search import (
 )
 from scriven.sampling_settings import SamplingFilters
 from scriven.server.completions import CompletionRequest, Prompt, Usage, find_training, respond
-from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
+from scriven.server.disconnects import run_unless_disconnected
 from scriven.server.engine import SYMBOLS_PER_PIECE
 from scriven.server.responses import (
-    EVENTS,
     LONG_ANSWER,
-    UTF8,
     ApiError,
     answer,
-    finish_events,
-    json_text,
     overflow,
     run_apart,
     timed_out,
@@ -63,8 +59,7 @@ async def completions(request: Request) -> Response:
     kind = Infilling if body.suffix else Likeliest
     search = await run_apart(LONG_ANSWER, partial(kind.of, server, body))
     if body.stream:
-        usage = (lambda: search.completion.response([], search.usage())) if body.stream_options.include_usage else None
-        return DisconnectAwareResponse(finish_events(_events(search), usage), EVENTS + UTF8)
+        return search.completion.stream(_events(search), search.usage)
     return answer(await run_unless_disconnected(request, _whole(search)))
 
 
@@ -265,7 +260,6 @@ async def _whole(search: TextSearch) -> dict[str, Any]:
 
 async def _events(search: TextSearch) -> AsyncGenerator[bytes]:
     """Server-sent events: one for each choice, which is whole."""
-    usage: Usage | None = None if search.completion.body.stream_options.include_usage else {}
     async with contextlib.aclosing(search.choices()) as choices:
         async for choice in choices:
-            yield f"data: {json_text(search.completion.response([choice], usage))}\n\n".encode()
+            yield search.completion.event(choice)
