@@ -18,8 +18,9 @@ from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
 from scriven.server.trainings import TrainingPolicy
 from scriven.settings_values import validate
+from scriven.tokens import tokens_of
 from scriven.trained_model import load
-from scriven.vocabulary import Vocabulary, tokens_of
+from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"
 TEXT = "a tiny text.\nits lines end\n\nexcept the last 😀" * 30

@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
     errors arrays runtime arguments strict_json settings settings_values settings_checks sampling_settings
-    loss events vocabulary
+    loss events tokens vocabulary
     rules.patterns rules.json_schema rules.alphabet rules.automaton rules penalties
     recipes starts
     counter_rng safe_files signals

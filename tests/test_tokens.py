@@ -33,8 +33,9 @@ from scriven.server.app import make_app
 from scriven.server.chat import ChatTemplate
 from scriven.server.client_tokens import token_name
 from scriven.settings import CorpusSettings
+from scriven.tokens import MOST_TOKENS, UNKNOWN_TOKENS, tokens_of
 from scriven.trained_model import Model
-from scriven.vocabulary import MOST_TOKENS, UNKNOWN_TOKENS, Vocabulary, tokens_of
+from scriven.vocabulary import Vocabulary
 from served_models import guarded_app
 
 TEXT = st.text("AB\u00e9\U0001f3b5 \t\n\r\x0b", max_size=40)
@@ -131,7 +132,7 @@ def test_a_vocabulary_is_saved_as_a_list_of_tokens() -> None:
 
 
 def test_unknown_tokens_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scriven.vocabulary.KEPT_UNKNOWN", 600)
+    monkeypatch.setattr("scriven.tokens.KEPT_UNKNOWN", 600)
     line_end, first = LINES.encode("\n")[0], KNOWN.encode("first kept")
     numbers = set[int]()
     for number in range(300):

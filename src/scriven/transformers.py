@@ -44,7 +44,8 @@ from scriven.inference.chunks import prompt_ids
 from scriven.model.language_model import State, make_model, zero_rows
 from scriven.runs.folder import VOCABULARY_FILE
 from scriven.settings import CorpusSettings, ModelSettings
-from scriven.vocabulary import Vocabulary, join_tokens
+from scriven.tokens import join_tokens
+from scriven.vocabulary import Vocabulary
 
 MODEL_TYPE = "scriven"
 LONGEST = 1 << 20  # symbols of a text, for programs that ask: the model itself has no limit

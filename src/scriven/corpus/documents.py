@@ -24,7 +24,8 @@ from scriven.corpus.sources import TextSource
 from scriven.corpus.tables import is_read_as_table, read_rows
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import LINE_FEED, SPACES, code_points, tokens_of
+from scriven.tokens import LINE_FEED, SPACES, tokens_of
+from scriven.vocabulary import code_points
 
 LONGEST_TOKEN = 1000  # characters
 

@@ -17,7 +17,8 @@ from scriven import strict_json
 from scriven.corpus.filesystem import Place, explain_errors, join_place, open_file
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
-from scriven.vocabulary import UNICODE_SIZE, is_token, readable_json
+from scriven.tokens import is_token
+from scriven.vocabulary import UNICODE_SIZE, readable_json
 
 FORMAT, FORMAT_OF_TOKENS = 2, 3  # earlier versions know no tokens
 NAME = "corpus.json"

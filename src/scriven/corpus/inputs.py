@@ -23,16 +23,8 @@ from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps
 from scriven.errors import InputError, UsageError, join_names
 from scriven.settings import CorpusSettings, Frozen
-from scriven.vocabulary import (
-    MOST_TOKENS,
-    Symbols,
-    TokenNumbers,
-    byte_places,
-    byte_values,
-    code_points,
-    is_token,
-    token_places,
-)
+from scriven.tokens import MOST_TOKENS, TokenNumbers, is_token
+from scriven.vocabulary import Symbols, byte_places, byte_values, code_points, token_places
 
 
 def check_useful(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:

@@ -31,7 +31,8 @@ from scriven.corpus.sources import short_hash
 from scriven.errors import InputError
 from scriven.kernels import encode as kernel
 from scriven.settings import Frozen
-from scriven.vocabulary import UNICODE_SIZE, TokenNumbers, is_token
+from scriven.tokens import TokenNumbers, is_token
+from scriven.vocabulary import UNICODE_SIZE
 
 BLOCKS_AHEAD = 4  # that the reading thread may be ahead
 ENDS_AT_ONCE = 1 << 20

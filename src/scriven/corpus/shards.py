@@ -25,7 +25,8 @@ from scriven.corpus.header import PartHeader, Shard
 from scriven.corpus.shard_reader import ENDS, npy_head
 from scriven.counter_rng import Words, mix
 from scriven.kernels import encode
-from scriven.vocabulary import UNICODE_SIZE, Symbols, TokenNumbers, Vocabulary, utf8_lengths
+from scriven.tokens import TokenNumbers
+from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
 
 SHARD_CHARACTERS = 1 << 31  # so that a terabyte of text takes few files
 BLOCK_CHARACTERS = 1 << 17  # written at once: few enough for the processor's cache

@@ -24,7 +24,8 @@ from scriven.corpus.shard_reader import Array, Numbers, RemoteShards, ShardCache
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import UNKNOWN_TOKENS, Vocabulary
+from scriven.tokens import UNKNOWN_TOKENS
+from scriven.vocabulary import Vocabulary
 
 DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
 CHECK_WAIT_SECONDS = 2.0  # for a save to wait for the end of the check, once the whole text was read

@@ -33,7 +33,8 @@ from scriven.corpus.shards import (
 )
 from scriven.counter_rng import GOLDEN, Words, mix
 from scriven.errors import InputError, UsageError
-from scriven.vocabulary import MOST_TOKENS, Symbols, Vocabulary
+from scriven.tokens import MOST_TOKENS
+from scriven.vocabulary import Symbols, Vocabulary
 
 NAMES = "training", "validation"
 LARGEST_DENOMINATOR = 10**9  # shares become fractions with at most this, so that rounding never moves a document

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from scriven.arrays import Float64s, Ids
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.vocabulary import LINE_FEED, Vocabulary
+from scriven.tokens import LINE_FEED
+from scriven.vocabulary import Vocabulary
 
 MOST_SYMBOLS = 1 << 16
 LEAST_MEMORY_BITS, MOST_MEMORY_BITS = 18, 29  # of the number of bytes of the table of contexts

@@ -18,7 +18,7 @@ from scriven.server.completions import respond
 from scriven.server.limits import LIMITS
 from scriven.server.shared import parse_request, server_of
 from scriven.server.writing_requests import ChatBody, ChatMessage
-from scriven.vocabulary import tokens_of
+from scriven.tokens import tokens_of
 
 TEMPLATES = {"plain": "{content}", "roles": "{role}: {content}\n"}  # by name
 FIELD = re.compile(r"\{\w*\}")
