@@ -47,8 +47,8 @@ MAP = """
     api
     server server.responses server.limits server.requests server.writing_requests server.security server.http_limits
     server.prefill server.jobs server.engine server.saved_states server.indexes server.disconnects server.client_tokens
-    server.shared server.completions server.searches server.chat server.scoring server.utility_routes server.renewal
-    server.replies server.openapi server.metrics server.run_monitor server.trainings server.app
+    server.shared server.completions server.searches server.chat server.unit_rows server.scoring server.utility_routes
+    server.renewal server.replies server.openapi server.metrics server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
     cli.packaged cli.choose cli.tables cli.novelty cli.sample_options cli.sample_texts cli.sample_checks
     cli.sample cli.scoring cli.score cli.compare cli.rank cli.proofread cli.serve cli.train cli.verify_resume

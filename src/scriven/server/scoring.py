@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +29,12 @@ from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import ReadCounts, depends_on_context, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
-from scriven.errors import InputError, UsageError
-from scriven.inference.boundaries import SeparatorRule, UnitRule, make_rule
+from scriven.errors import InputError
 from scriven.inference.chunks import read_chunks
 from scriven.inference.context import AdaptiveContext, Context
-from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import Scored, SurprisalSum, tally
-from scriven.inference.unit_tables import Columns, TextPlaces, UnitTableReader, row_unit, unit_columns
+from scriven.inference.unit_tables import Columns
 from scriven.inference.units import UnitSurprisals
 from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
 from scriven.server.engine import NOTHING, PREFILL_SECONDS, SYMBOLS_PER_PIECE
@@ -55,8 +53,7 @@ from scriven.server.responses import (
     timed_out,
 )
 from scriven.server.shared import RequestHandle, ServedModel, ServerState, parse_request, server_of
-from scriven.trained_model import Model
-from scriven.vocabulary import Vocabulary
+from scriven.server.unit_rows import UnitRows, make_unit_rows
 
 PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once
 LINES_AT_ONCE = 128  # lines of units that are sent together
@@ -71,16 +68,15 @@ async def score(request: Request) -> Response:
         served = server.model_named(request.query_params.get("model", ""))
         source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))
         start = server.starting_context(served, "", adapt=_read_switch(request, "adapt"), saves=False)
-        units = _make_units(served, _read_query(request), start[0])
+        units = make_unit_rows(served.model, _read_query(request), start[0])
         text = _ScoredText(server, served, source, *start, units=units)
     else:
         body = await parse_request(request, ScoreBody)
         served = server.model_named(body.model)
         continues = bool(body.state or body.save_state)
         start = server.starting_context(served, body.state, adapt=body.adapt, saves=body.save_state)
-        text = _ScoredText(
-            server, served, [body.text], *start, continues, body.save_state, _make_units(served, body, start[0])
-        )
+        units = make_unit_rows(served.model, body, start[0])
+        text = _ScoredText(server, served, [body.text], *start, continues=continues, saved=body.save_state, units=units)
     surprisals = _surprisals(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, surprisals)
@@ -107,82 +103,6 @@ def _read_switch(request: Request, name: str) -> bool:
     return value == "true"
 
 
-class _UnitRows:
-    """The rows of a text's units, from pieces of the text, as `Model.score_units` makes them."""
-
-    def __init__(self, model: Model, options: UnitBody) -> None:
-        """Raises UsageError for a separator that cannot be one, ApiError, 400, for a column that there is not."""
-        vocabulary, self._options = model.vocabulary, options
-        self._rule = self._make_rule(vocabulary)
-        places = TextPlaces(row_unit(model.settings.corpus.documents, options.by))
-        self.tally = ReadCounts(empty_places=places.empty)
-        self.names = _choose_columns(unit_columns(options.by, vocabulary, places.unit)[1], options)
-        self._reader = UnitTableReader(vocabulary, self._rule, places=places, names=self.names)
-
-    def _make_rule(self, vocabulary: Vocabulary) -> UnitRule:
-        options = self._options
-        return make_rule(
-            vocabulary,
-            options.by,
-            spaces=options.spaces,
-            punctuation=options.punctuation,
-            separator=options.separator,
-        )
-
-    def begin_entropy(self, predictor: Predictor, context: Context) -> UnitSurprisals | None:
-        """Returns what reads a text with the entropy before each unit, if that is wanted."""
-        return (
-            UnitSurprisals(predictor, context, self._make_rule(predictor.vocabulary)) if self._options.entropy else None
-        )
-
-    def strip(self, chunks: Iterable[Ids]) -> Iterator[Ids]:
-        """Yields the chunks without the user's separators."""
-        return self._rule.remove_from(chunks) if isinstance(self._rule, SeparatorRule) else iter(chunks)
-
-    async def take(self, scored: Scored) -> list[Columns]:
-        """Returns the columns of the units that end in a piece of the text.
-
-        Raises ApiError, 400, for a separator that cuts what is read as one character.
-        """
-        return await run_apart(len(scored.ids), lambda: self._collect(self._reader.read(scored)))
-
-    async def finish(self) -> list[Columns]:
-        """Returns the columns of the last units."""
-        return await run_apart(0, lambda: self._collect(self._reader.finish()))
-
-    def _collect(self, tables: Iterator[Columns]) -> list[Columns]:
-        try:
-            return list(tables)
-        except InputError as error:
-            raise ApiError(400, f"separator: {error}", "separator", "invalid_value") from None
-
-
-def _choose_columns(known: Sequence[str], options: UnitBody) -> tuple[str, ...]:
-    """Returns the names of the columns that are wanted. Raises ApiError, 400, for one that there is not."""
-    further = (*known, "entropy") if options.entropy else (*known,)
-    for name in options.columns:
-        if name not in further:
-            way_out = "; add entropy: true" if name == "entropy" else f"; choose some of {', '.join(known)}"
-            raise ApiError(400, f"columns: there is no {name!r}{way_out}", "columns", "invalid_value")
-    return tuple(dict.fromkeys(options.columns)) or further
-
-
-def _make_units(served: ServedModel, options: UnitBody, context: Context) -> _UnitRows | None:
-    """Returns what makes the rows, if some are wanted.
-
-    Raises ApiError, 400, for a separator that cannot be one, for punctuation apart from tokens, and for the entropy of
-    a text that is learned from.
-    """
-    if options.entropy and isinstance(context, AdaptiveContext):
-        words = "entropy: not known of a text that is learned from; leave out one of them"
-        raise ApiError(400, words, "entropy", "invalid_value")
-    try:
-        return _UnitRows(served.model, options) if options.by else None
-    except UsageError as error:
-        param = "separator" if options.separator else "punctuation"
-        raise ApiError(400, str(error).removeprefix("--"), param, "invalid_value") from None
-
-
 @dataclass
 class _ScoredText:
     """A text to score: its pieces, and the context after the part that is already scored.
@@ -199,7 +119,7 @@ class _ScoredText:
     characters: int = 0
     continues: bool = False
     saved: bool = False
-    units: _UnitRows | None = None
+    units: UnitRows | None = None
     last: int | None = None  # the last id that was read
 
     def chunks(self) -> Iterator[Ids]:
