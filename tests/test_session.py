@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -290,6 +291,17 @@ def test_a_session_is_saved_and_opened_again(model: Model, tmp_path: Path, text:
     expected = continue_text(session)
     assert continue_text(again) == continue_text(given) == continue_text(pickle.loads(pickled)) == expected
     assert pickle.loads(pickle.dumps(model)) is model
+
+
+def test_pickles_name_what_stays(model: Model) -> None:
+    """Whoever moves one of these leaves something in its place, or pickles of released versions no longer open."""
+    parts = pickletools.genops(pickle.dumps(model.session(), 2))
+    named = [str(each) for code, each, _ in parts if code.name == "GLOBAL"]
+    assert sorted(each for each in named if each.startswith("scriven")) == [
+        "scriven.inference.saved_session Origin",
+        "scriven.session _unpickle",
+        "scriven.trained_model _reopen",
+    ]
 
 
 def test_a_session_through_a_window_is_saved(tmp_path: Path) -> None:
