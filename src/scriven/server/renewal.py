@@ -21,6 +21,7 @@ from scriven.inference.loading import training_text
 from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
+from scriven.server.limits import Limits
 from scriven.server.shared import ServedModel, ServerState
 from scriven.trained_model import Model, load
 
@@ -96,12 +97,7 @@ async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], re
             server.forget_stopped()
             for name, source in list(sources.items()):
                 try:
-                    before = server.models.get(name)
-                    opening = (
-                        partial(_open_newer, before, source, server)
-                        if before
-                        else partial(_open_first, name, source, server)
-                    )
+                    opening = partial(_open_newer, name, server.models.get(name), source, server.limits)
                     served, line = await loop.run_in_executor(threads, opening)
                     if served is not None:
                         server.replace(served)
@@ -126,35 +122,28 @@ def _reason(error: Exception, source: ServedCheckpoint) -> str:
     return f"the newer checkpoint cannot be opened: {error}"
 
 
-def _open_newer(before: ServedModel, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
-    """The checkpoint to serve in place of `before`, or None, and a line about it."""
-    still = f"still serving step {before.model.step:,}"
+def _open_newer(
+    name: str, before: ServedModel | None, source: ServedCheckpoint, limits: Limits
+) -> tuple[ServedModel | None, str]:
+    """The checkpoint to serve in place of `before`, or None, and a line about it.
+
+    There is none `before` for a run that was started from the page.
+    """
+    still = f"still serving step {before.model.step:,}" if before else "not served yet"
     try:
         if not source.has_changed():
             return None, ""
-        served = ServedModel(before.name, source.open(), server.limits)
+        served = ServedModel(name, source.open(), limits)
     except Exception as error:
         return None, f"{still}: {_reason(error, source)}"
-    if served.model.vocabulary != before.model.vocabulary:
+    if before and served.model.vocabulary != before.model.vocabulary:
         return None, f"{still}: the newer checkpoint has another vocabulary; restart the server to serve it"
     if not _is_finite(served):
         return None, f"{still}: the numbers of step {served.model.step:,} overflow"
-    if served.fingerprint == before.fingerprint:
+    if before and served.fingerprint == before.fingerprint:
         return None, ""
-    return served, f"now serving step {served.model.step:,} ({served.fingerprint}) instead of {before.model.step:,}"
-
-
-def _open_first(name: str, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
-    """The first checkpoint of a run that was started from the page, or None, and a line about it."""
-    try:
-        if not source.has_changed():
-            return None, ""
-        served = ServedModel(name, source.open(), server.limits)
-    except Exception as error:
-        return None, f"not served yet: {_reason(error, source)}"
-    if not _is_finite(served):
-        return None, f"not served yet: the numbers of step {served.model.step:,} overflow"
-    return served, f"now serving step {served.model.step:,} ({served.fingerprint})"
+    instead = f" instead of {before.model.step:,}" if before else ""
+    return served, f"now serving step {served.model.step:,} ({served.fingerprint}){instead}"
 
 
 def _is_finite(served: ServedModel) -> bool:
