@@ -157,13 +157,16 @@ def test_damaged_files_are_refused(model: Model, tmp_path: Path) -> None:
     context = session._memory.context
     assert isinstance(context, AdaptiveContext) and context.learned is not None and context.segment is not None
     weights, square = (torch.from_numpy(each) for each in (context.learned.weights, context.learned.square))
-    ids = torch.from_numpy(context.segment)
+    ids, bases = torch.from_numpy(context.segment), torch.from_numpy(context.learned.bases)
     for changes in (
         {"weights": weights[1:]},
         {"weights": weights * float("inf")},
         {"weights": None},
         {"weights": weights.double()},
         {"square": -1 - square},
+        {"moments": None},
+        {"bases": bases[1:]},
+        {"bases": bases * float("nan")},
         {"steps": torch.tensor(0.0)},
         {"steps": torch.ones(2)},
         {"segment": ids.float()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,13 +36,41 @@ def document_ids(model: Predictor) -> Ids:
     return np.concatenate([part for text in DOCUMENTS for part in (model.vocabulary.encode(text), ends)])
 
 
+class SlowStep:
+    """Adam's step for one array of weights in fp64, in the bases of its gradients' second moments."""
+
+    def __init__(self, shape: torch.Size, rule: AdaptiveRule) -> None:
+        self.rule, self.steps, self.turned = rule, 0, rule.sides(shape)
+        shape = shape if len(shape) == 2 else torch.Size([shape.numel(), 1])
+        self.moments = [torch.zeros(n, n, dtype=torch.float64) for n in shape]
+        self.bases = [torch.eye(n, dtype=torch.float64) for n in shape]
+        self.squares = torch.zeros(shape, dtype=torch.float64)
+
+    def of(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The step, to be multiplied with the rate."""
+        self.steps += 1
+        rule, matrix = self.rule, gradient.double().reshape(self.squares.shape)
+        for side, product in enumerate((matrix @ matrix.T, matrix.T @ matrix)):
+            if not self.turned[side]:
+                continue
+            self.moments[side] = rule.memory * self.moments[side] + (1 - rule.memory) * product
+            if (self.steps - 1) % rule.turn == 0:
+                ridge = rule.ridge * self.moments[side].trace() / len(product) * torch.eye(len(product))
+                self.bases[side] = torch.linalg.qr((self.moments[side] + ridge) @ self.bases[side])[0]
+        rows, columns = self.bases
+        seen = rows.T @ matrix @ columns
+        self.squares = rule.beta2 * self.squares + (1 - rule.beta2) * seen**2
+        step = seen / ((self.squares / (1 - rule.beta2**self.steps)).sqrt() + 1e-8)
+        return (rows @ step @ columns.T).reshape(gradient.shape).float()
+
+
 def slow_nats(model: Predictor, ids: Ids, rule: AdaptiveRule) -> Float64s:
-    """The cost of every id: read one by one, all gradients by torch, each step of AdamW written out."""
+    """The cost of every id: read one by one, all gradients by torch, each step written out."""
     net = copy.deepcopy(model.model)
     weights = list(net.parameters())
     trained = [each.detach().clone() for each in weights]
-    squares = [torch.zeros_like(each) for each in weights]
-    costs, steps = list[float](), 0
+    steps = [SlowStep(each.shape, rule) for each in weights]
+    costs = list[float]()
     held = list[torch.Tensor]()
     state, symbol = None, int(model.opening[0])
     for target in model.vocabulary.clamp(ids).tolist():
@@ -52,14 +81,11 @@ def slow_nats(model: Predictor, ids: Ids, rule: AdaptiveRule) -> Float64s:
         symbol = target
         if len(held) < rule.length:
             continue
-        steps += 1
         gradients = torch.autograd.grad(torch.stack(held).sum(), weights)
         state, held = tuple(tuple(part.detach() for part in layer) for layer in state or ()), []
         with torch.no_grad():
             for i, gradient in enumerate(gradients):
-                squares[i] = rule.beta2 * squares[i] + (1 - rule.beta2) * gradient**2
-                step = gradient / ((squares[i] / (1 - rule.beta2**steps)).sqrt() + 1e-8)
-                weights[i].add_(rule.pull * (trained[i] - weights[i]) - rule.rate * step)
+                weights[i].add_(rule.pull * (trained[i] - weights[i]) - rule.rate * steps[i].of(gradient))
     return cost_of_unseen(np.array(costs), ids, model.vocabulary)
 
 
@@ -83,8 +109,18 @@ def test_the_fast_way_is_plain_gradient_descent(cell: str) -> None:
     model = network(cell)
     ids = model.vocabulary.encode(TEXT)
     nats, _ = nats_in_pieces(reader(model), ids, [])
-    assert nats == pytest.approx(slow_nats(model, ids, RULE), rel=2e-3, abs=2e-3)
+    assert nats == pytest.approx(slow_nats(model, ids, RULE), rel=1e-2, abs=1e-2)
     assert nats.mean() == pytest.approx(slow_nats(model, ids, RULE).mean(), rel=1e-4)
+
+
+def test_long_sides_of_matrices_have_no_basis() -> None:
+    model, rule = network("lstm"), replace(RULE, longest_side=8, turn=3)  # the recurrent weights are (32, 8)
+    assert [rule.sides(shape) for shape in [(32, 8), (8, 8), (8,), (4, 8, 8)]] == [(0, 8), (8, 8), (0, 0), (0, 0)]
+    ids = model.vocabulary.encode(TEXT)
+    nats, context = nats_in_pieces(reader(model, rule), ids, [])
+    assert nats == pytest.approx(slow_nats(model, ids, rule), rel=1e-2, abs=1e-2)
+    bases = rule.basis_values([each.shape for each in model.model.parameters()])
+    assert context.learned is not None and context.learned.bases.shape == context.learned.moments.shape == (bases,)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -92,7 +128,7 @@ def test_documents_start_from_a_zero_state_and_go_on_learning(cell: str) -> None
     model = network(cell, "\n\n")
     ids = document_ids(model)
     nats, _ = nats_in_pieces(reader(model), ids, [])
-    assert nats == pytest.approx(slow_nats(model, ids, RULE), rel=2e-3, abs=2e-3)
+    assert nats == pytest.approx(slow_nats(model, ids, RULE), rel=1e-2, abs=1e-2)
 
 
 def test_it_learns() -> None:

@@ -1,15 +1,16 @@
 """Learning while reading (dynamic evaluation, Krause et al. 2018): each segment of a text is scored, then learned from.
 
-The weights of a copy of the model make one step of AdamW after each segment, and are pulled back a little towards the
-trained ones. All of this is a value, an `AdaptiveContext`: it can be kept, copied and continued, and does not depend on
-the pieces that the text came in. One thread computes in fp32, so the bits do not depend on the number of threads.
+The weights of a copy of the model make one step after each segment, and are pulled back a little towards the trained
+ones. The step is that of SOAP (Vyas et al. 2024) without momentum: Adam's, in other bases. All of this is a value, an
+`AdaptiveContext`: it can be kept, copied and continued, and does not depend on the pieces that the text came in. One
+thread computes in fp32, so the bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -30,6 +31,50 @@ SomeContext = TypeVar("SomeContext", bound=AdaptiveContext)
 Judge = Callable[[Float32s, Ids], tuple[Float64s, Bools]]  # takes logits (t, V) before ids (t,), as `_score`
 
 
+class Bases:
+    """Bases in which gradients of matrices are scaled: about the eigenvectors of their second moments.
+
+    Each side of a matrix has one, unless it is too long. They begin as the identity, and a turn is one iteration of QR.
+    """
+
+    def __init__(self, shapes: Sequence[Sequence[int]], rule: AdaptiveRule) -> None:
+        """Makes bases for arrays of these shapes; those that are no matrices have none."""
+        self._rule, sides, count = rule, [rule.sides(shape) for shape in shapes], rule.basis_values(shapes)
+        self.moments, self.vectors = torch.zeros(count), torch.zeros(count)
+        self._moments, self._vectors = (_squares(flat, sides) for flat in (self.moments, self.vectors))
+        self.copy_(self.moments, torch.cat([torch.eye(n).flatten() for each in sides for n in each]))
+
+    def copy_(self, moments: Tensor, vectors: Tensor) -> None:
+        """Takes the values of other bases (K,) of such arrays."""
+        self.moments.copy_(moments)
+        self.vectors.copy_(vectors)
+
+    def learn(self, gradients: Sequence[Tensor], step: int) -> None:
+        """Learns second moments from the gradients of a step, the first of which is number 1; turns at some steps."""
+        for gradient, moments, vectors in zip(gradients, self._moments, self._vectors, strict=True):
+            if gradient.ndim != 2:
+                continue
+            for side, moment, basis in zip((gradient, gradient.mT), moments, vectors, strict=True):
+                if not len(moment):
+                    continue
+                moment.addmm_(side, side.mT, beta=self._rule.memory, alpha=1 - self._rule.memory)
+                if step % self._rule.turn == 1:
+                    ridge = self._rule.ridge * moment.diagonal().mean()
+                    basis.copy_(torch.linalg.qr(moment @ basis + ridge * basis)[0])
+
+    def rotate(self, gradients: Sequence[Tensor], *, back: bool = False) -> list[Tensor]:
+        """Returns gradients as the bases see them, or `back` from that."""
+        found = []
+        for gradient, (rows, columns) in zip(gradients, self._vectors, strict=True):
+            rotated = gradient
+            if len(rows):
+                rotated = (rows if back else rows.mT) @ rotated
+            if len(columns):
+                rotated = rotated @ (columns.mT if back else columns)
+            found.append(rotated.contiguous())
+        return found
+
+
 class AdaptiveReader:
     """Reads a text with a network and learns from it, without counts. The model itself never changes."""
 
@@ -42,7 +87,9 @@ class AdaptiveReader:
         self._parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._values = parameters_to_vector(self._parameters).detach()  # (P,), which the model computes with
         vector_to_parameters(self._values, self._parameters)
-        self._adamw = AdamW(self._values, rule.beta2, beta1=0.0)
+        self._bases = Bases([each.shape for each in self._parameters], rule)
+        self._step = torch.zeros_like(self._values)  # (P,), in these bases
+        self._adamw = AdamW(self._step, rule.beta2, beta1=0.0)
         self._trained = self._copy_learned()
         self._held: Learned | None = self._trained  # what the model has now; None for something else
         self._lock = threading.Lock()
@@ -180,7 +227,16 @@ class AdaptiveReader:
         if np.isfinite(norm(gradients)):
             self._values.lerp_(torch.from_numpy(self._trained.weights), self.rule.pull)
             self._adamw.mean.zero_()  # without momentum it is the gradient, but for its last bits
-            self._adamw.step(gradients, 1.0, self.rule.rate)
+            self._bases.learn(gradients, int(self._adamw.steps) + 1)
+            self._step.zero_()
+            self._adamw.step(self._bases.rotate(gradients), 1.0, self.rule.rate)
+            steps = [part.view_as(each) for part, each in zip(self._split(self._step), gradients, strict=True)]
+            for value, step in zip(self._split(self._values), self._bases.rotate(steps, back=True), strict=True):
+                value.add_(step.flatten())
+
+    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Returns the part of each array of weights."""
+        return torch.split(values, [each.numel() for each in self._parameters])
 
     def _hold(self, learned: Learned | None) -> None:
         """Puts learned weights into the model, unless they are there."""
@@ -189,13 +245,20 @@ class AdaptiveReader:
             self._values.copy_(torch.from_numpy(learned.weights))
             self._adamw.square.copy_(torch.from_numpy(learned.square))
             self._adamw.steps.copy_(torch.from_numpy(learned.steps))
+            self._bases.copy_(torch.from_numpy(learned.moments), torch.from_numpy(learned.bases))
             self._held = learned
 
     def _copy_learned(self) -> Learned:
-        """Returns a copy of the weights and of AdamW's state."""
-        parts = (self._values, self._adamw.square, self._adamw.steps)
+        """Returns a copy of the weights and of what scales their steps."""
+        parts = (self._values, self._adamw.square, self._adamw.steps, self._bases.moments, self._bases.vectors)
         self._held = copied = Learned(*(as_numpy(each.clone()) for each in parts))
         return copied
+
+
+def _squares(flat: Tensor, sides: Sequence[Sequence[int]]) -> list[list[Tensor]]:
+    """Returns the parts of an array (K,), square matrices of these sides."""
+    parts = iter(torch.split(flat, [n * n for each in sides for n in each]))
+    return [[next(parts).view(n, n) for n in each] for each in sides]
 
 
 def _tensors(state: State | None) -> tuple[tuple[Tensor, ...], ...] | None:

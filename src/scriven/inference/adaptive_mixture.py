@@ -144,10 +144,10 @@ class MixedContext(AdaptiveContext):
         turns = () if self.history is None else self.history.turns
         return super().ids_to_read_again + sum(len(ids) for _, ids in turns)
 
-    def fits(self, size: int, vocabulary: Vocabulary) -> bool:
+    def fits(self, sizes: tuple[int, int], vocabulary: Vocabulary) -> bool:
         """Whether the learned arrays and the history are of this model."""
         turns = () if self.history is None else self.history.turns
-        return super().fits(size, vocabulary) and all(are_ids(ids, vocabulary.ids) for _, ids in turns)
+        return super().fits(sizes, vocabulary) and all(are_ids(ids, vocabulary.ids) for _, ids in turns)
 
 
 class AdaptiveMixture:

@@ -70,9 +70,22 @@ class AdaptiveRule:
     """How weights learn from a text while it is read. The numbers are fitted: see docs/adaptive.md."""
 
     length: int = 64  # characters of a segment
-    rate: float = 3e-4  # learning rate of AdamW; 0 to learn nothing
-    beta2: float = 0.999  # of AdamW's mean of squares
-    pull: float = 2e-3  # share of the way back to the trained weights, at each step
+    rate: float = 8e-4  # learning rate; 0 to learn nothing
+    beta2: float = 0.999  # of Adam's mean of squares
+    pull: float = 4e-3  # share of the way back to the trained weights, at each step
+    longest_side: int = 512  # of a matrix that has a basis: a step computes with its square
+    memory: float = 0.995  # what is kept of the bases' second moments at a step
+    turn: int = 10  # steps from one turn of the bases to the next
+    ridge: float = 1e-3  # of the mean second moment: directions without a gradient have a place in a basis, too
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Returns the sizes of the bases for the rows and columns of an array of weights; 0 for none."""
+        rows, columns = (n if len(shape) == 2 and n <= self.longest_side else 0 for n in (*shape, 0, 0)[:2])
+        return rows, columns
+
+    def basis_values(self, shapes: Sequence[Sequence[int]]) -> int:
+        """Returns the number of values of all bases."""
+        return sum(n * n for shape in shapes for n in self.sides(shape))
 
 
 RULE = AdaptiveRule()
@@ -80,11 +93,16 @@ RULE = AdaptiveRule()
 
 @dataclass(frozen=True)
 class Learned:
-    """The weights (P,) that learned from a text, with AdamW's mean of squares (P,) and number of steps ()."""
+    """The weights (P,) that learned from a text, and what scales their steps.
+
+    That is Adam's mean of squares (P,) and number of steps (), and of `Bases` the second moments (K,) and bases (K,).
+    """
 
     weights: Float32s
     square: Float32s
     steps: Float32s
+    moments: Float32s
+    bases: Float32s
 
 
 @dataclass(frozen=True)
@@ -128,12 +146,15 @@ class AdaptiveContext(Context):
         """How many ids are read again before the first new one, after the context was opened from a file."""
         return 0 if self.written is None else len(self.written)
 
-    def fits(self, size: int, vocabulary: Vocabulary) -> bool:
-        """Whether the learned arrays have shapes and values for a model of this vocabulary that learns P weights."""
+    def fits(self, sizes: tuple[int, int], vocabulary: Vocabulary) -> bool:
+        """Whether the learned arrays have shapes and values for a model of this vocabulary with sizes P and K."""
         known, learned = self.segment, self.learned
         if learned is not None:
-            shapes = [tuple(each.shape) for each in (learned.weights, learned.square, learned.steps)]
-            if shapes != [(size,), (size,), ()] or bool(learned.steps < 1) or bool((learned.square < 0).any()):
+            weights, bases = ((size,) for size in sizes)
+            shapes = [tuple(each.shape) for each in vars(learned).values()]
+            if shapes != [weights, weights, (), bases, bases]:
+                return False
+            if bool(learned.steps < 1) or bool((learned.square < 0).any()):
                 return False
         if known is not None and not (0 < len(known) <= RULE.length and are_ids(known, vocabulary.size)):
             return False

@@ -12,7 +12,7 @@ from scriven import kernels
 from scriven.arrays import Bools, Float32s, Float64s, Ids, State, as_numpy
 from scriven.errors import UsageError
 from scriven.inference.chunks import StoredText
-from scriven.inference.context import Context
+from scriven.inference.context import RULE, Context
 from scriven.inference.numpy_network import NumpyNetwork
 from scriven.inference.sampling import draw, draw_after
 from scriven.kernels import native_library, sampler
@@ -103,9 +103,10 @@ class Predictor:
         return mine and (self.writing is None or self.scorer() is None)
 
     @property
-    def learned_size(self) -> int:
-        """The number of weights that learn. Raises UsageError without torch."""
-        return sum(each.numel() for each in self.model.parameters() if each.requires_grad)
+    def learned_sizes(self) -> tuple[int, int]:
+        """The numbers of weights that learn, and of values of their bases. Raises UsageError without torch."""
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        return sum(each.numel() for each in parameters), RULE.basis_values([each.shape for each in parameters])
 
     @cached_property
     def network(self) -> NumpyNetwork | TorchNetwork:

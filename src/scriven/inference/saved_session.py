@@ -263,13 +263,14 @@ class SavedSession:
             metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]
             header = _SessionHeader.model_validate(strict_json.parse(metadata[KEY]))
             random.bit_generator.state = header.random
+            if header.adaptive not in (None, asdict(RULE)):
+                raise InputError(
+                    f"{name} learned while it read by another rule than this version of Scriven has; begin another "
+                    "session"
+                )
             context = _context_of(arrays, adaptive=header.adaptive is not None)
         except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
             raise InputError(f"{name} is not a session that Scriven saved; save it again") from None
-        if header.adaptive not in (None, asdict(RULE)):
-            raise InputError(
-                f"{name} learned while it read by another rule than this version of Scriven has; begin another session"
-            )
         return cls(header.origin, context, random, header.begun, inside=header.inside is None)
 
     def check(self, predictor: Predictor, loaded: Origin) -> Context:
@@ -297,7 +298,7 @@ class SavedSession:
                     "the session learned while it read without the counts that its model is mixed with, as in earlier "
                     "versions of Scriven; begin another one"
                 )
-            if not self.context.fits(predictor.learned_size, predictor.vocabulary):
+            if not self.context.fits(predictor.learned_sizes, predictor.vocabulary):
                 raise InputError("the session is damaged: what it learned is not of this model; begin another one")
         return self.context
 
