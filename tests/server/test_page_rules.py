@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Request, expect
 from test_page import violations
 
 from at_the_page import complete, set_dials, wait_for_text, write
@@ -54,6 +55,37 @@ def test_what_is_written_obeys_all_rules(page: Page, address: str) -> None:
     page.click("#write-clear")
     written = write(page, "")
     assert "a tiny" in written and re.fullmatch("[a-z ]{20,40}", written)
+
+
+def test_an_acrostic_goes_on_where_it_was_stopped(page: Page) -> None:
+    """It began again at each press of Continue."""
+    asked: list[Any] = []
+
+    def keep(request: Request) -> None:
+        if "completions" in request.url:
+            asked.append(request.post_data_json)
+
+    page.on("request", keep)
+    open_rules(page)
+    page.fill("#rule-acrostic", "abt")
+    page.fill("#write-prompt", "so ")
+    page.click("#write-go")
+    first = wait_for_text(page)
+    assert [line[:1] for line in first.removeprefix("so ").split("\n")] == [*"abt"]
+    page.click("#write-edit")
+    begun = first[: first.index("\n") + 2]  # as if it had been stopped there
+    page.fill("#write-prompt", begun)
+    page.click("#write-go")
+    again = wait_for_text(page)
+    assert again.startswith(begun)
+    assert [line[:1] for line in again.removeprefix("so ").split("\n")] == [*"abt"]
+    assert [each["rule_begun"] for each in asked] == [0, len(begun) - 3]
+    page.click("#write-go")  # nothing is left but to write the last line
+    assert wait_for_text(page).removeprefix("so ").count("\n") == 2
+    page.fill("#rule-acrostic", "at")
+    page.click("#write-go")
+    wait_for_text(page)
+    assert asked[-1]["rule_begun"] == 0
 
 
 def test_an_example_fills_in_its_rule_alone(page: Page) -> None:

@@ -294,6 +294,25 @@ def test_a_rule_that_cannot_hold_names_its_field(
     assert refused.value.param == field
 
 
+def test_a_rule_goes_on_where_the_prompt_stopped_in_it(client: openai.OpenAI) -> None:
+    def lines(prompt: str, begun: int, **more: Any) -> list[str]:
+        fields = {"acrostic": "bad", **more, "rule_begun": begun}
+        told = client.completions.create(model="json", prompt=prompt, max_tokens=60, seed=1, extra_body=fields)
+        return str(prompt[len(prompt) - begun :] + told.choices[0].text).split("\n")
+
+    assert [each[:1] for each in lines("dab", 0)] == [*"bad"]
+    assert [each[:1] for each in lines("dab", 1)] == [*"bad"]
+    assert [each[:1] for each in lines("ccbcd\nac", 6)] == [*"bad"]
+    assert [each[:1] for each in lines("ccbcd\nac", 2, acrostic="ad")] == [*"ad"]
+    assert lines("ccbcd\nad\nd", 8)[:2] == ["bcd", "ad"]
+    (whole,) = lines("ad", 2, acrostic="", guided_regex="ad[ab]{9}")
+    assert len(whole) == 11
+    anew = lines("ccbcd\nac", 2)  # does not obey, so that it begins there
+    assert [anew[0][2:3], *(each[:1] for each in anew[1:])] == [*"bad"]
+    with pytest.raises(openai.BadRequestError, match="rule_begun is about the end of one text"):
+        lines(["b"], 1)  # type: ignore[arg-type]
+
+
 def test_rules_that_are_too_much_work_are_tried_once(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
     begin = generation.begin_rule

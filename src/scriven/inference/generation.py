@@ -105,21 +105,37 @@ def check_rule(rule: object, stop: Sequence[str] = (), novel: int = 0) -> None:
 
 
 def begin_rule(
-    rule: Rule | None, vocabulary: Vocabulary, until_end: bool, length: int, *, states: int = STATES
+    rule: Rule | None,
+    vocabulary: Vocabulary,
+    until_end: bool,
+    length: int,
+    *,
+    begun: Ids | None = None,
+    states: int = STATES,
 ) -> RulePlace | None:
-    """Returns the place of an empty text in a rule, if there is one.
+    """Returns the place of a text in a rule, if there is one.
+
+    It is after the ids `begun` (T,), those of the last document with `until_end`, if these obey and may go on.
 
     Raises UsageError if no text of at most `length` symbols obeys, or the rule needs more `states`.
     """
     if rule is None:
         return None
     automaton = rule.compile(vocabulary, until_end=until_end, states=states)
-    if automaton.least > length:
+    state = 0 if begun is None else automaton.resume(_last_document(begun, vocabulary) if until_end else begun)
+    least = int(automaton.distance[state])
+    if least > length:
         raise UsageError(
-            f"{rule.describe()}: the shortest text that obeys has {automaton.least:,} {vocabulary.unit}s, and length "
-            f"is {length:,}; give at least {automaton.least:,}"
+            f"{rule.describe()}: the shortest text that obeys has {least:,} {vocabulary.unit}s, and length "
+            f"is {length:,}; give at least {least:,}"
         )
-    return RulePlace(automaton, 0, length)
+    return RulePlace(automaton, state, length)
+
+
+def _last_document(ids: Ids, vocabulary: Vocabulary) -> Ids:
+    """Returns the ids (T,) after the last boundary."""
+    (ends,) = np.nonzero(ids == vocabulary.boundary)
+    return ids[ends[-1] + 1 :] if len(ends) else ids
 
 
 @dataclass(eq=False)

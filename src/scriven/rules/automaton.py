@@ -82,6 +82,11 @@ class Automaton:
             state = self.next.item(state, column)
         return state
 
+    def resume(self, ids: Ids) -> int:
+        """Returns the state after ids (T,), or the first one if they are refused, or nothing may follow them."""
+        state = self.advance(0, ids)
+        return state if state >= 0 and (self.next[state] >= 0).any() else 0
+
     def constrain(self, logits: Float64s, state: int, left: int) -> Float64s:
         """Returns logits (V,) of the symbols that are allowed; the others are -inf.
 

@@ -23,6 +23,7 @@ from scriven.errors import UsageError
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation, begin_rule
 from scriven.penalties import Followers, begin_past
+from scriven.rules import Rule
 from scriven.rules.automaton import LargeRuleError, RulePlace
 from scriven.server.client_tokens import Tokens, character_name, check_ids, start_id
 from scriven.server.disconnects import DisconnectAwareResponse, run_unless_disconnected
@@ -321,13 +322,24 @@ class CompletionRequest:
 
     def _begin_rule(self) -> RulePlace | None:
         """Returns where texts begin in their rule, if they have one. Raises ApiError, 400, if none can obey it."""
-        body, model = self.body, self.served.model
         try:
-            states = self.server.limits.rule_states
-            return begin_rule(body.rule, model.vocabulary, self._until_end, body.length, states=states)
+            return self._place_in(self.body.rule)
         except UsageError as error:
             name, problem = self._find_fault(error)
             raise ApiError(400, f"{name}: {problem}", name, "invalid_value") from None
+
+    def _place_in(self, rule: Rule | None) -> RulePlace | None:
+        """Returns the place in a rule after the end of the prompt that obeys it. Raises UsageError as `begin_rule`."""
+        body, vocabulary, states = self.body, self.served.model.vocabulary, self.server.limits.rule_states
+        begun = self.served.model.read_ids(self._text_begun()) if body.rule_begun else None
+        return begin_rule(rule, vocabulary, self._until_end, body.length, begun=begun, states=states)
+
+    def _text_begun(self) -> str:
+        """Returns the end of the prompt that the rules hold for. Raises ApiError, 400, for several prompts."""
+        if not isinstance(self.body.prompt, str):
+            words = "rule_begun is about the end of one text; give one as the prompt, or leave it out"
+            raise ApiError(400, words, "rule_begun", "invalid_value")
+        return self.body.prompt[-self.body.rule_begun :]
 
     def _find_fault(self, error: UsageError) -> tuple[str, UsageError]:
         """Returns the field of the first rule that no text can obey by itself, or else the first field, and why.
@@ -336,13 +348,12 @@ class CompletionRequest:
         """
         if isinstance(error, LargeRuleError):
             return self.body.rule_fields[0], error
-        body, vocabulary, states = self.body, self.served.model.vocabulary, self.server.limits.rule_states
-        for name in body.rule_fields if len(body.rule_fields) > 1 else ():
+        for name in self.body.rule_fields if len(self.body.rule_fields) > 1 else ():
             try:
-                begin_rule(body.rule_of(name), vocabulary, self._until_end, body.length, states=states)
+                self._place_in(self.body.rule_of(name))
             except UsageError as own:
                 return name, own
-        return body.rule_fields[0], error
+        return self.body.rule_fields[0], error
 
     def _read_bias(self) -> Float32s | None:
         """Returns what is added to the logits (V,), if anything. Raises ApiError, 400, for an unknown id."""

@@ -305,6 +305,12 @@ class CompletionBody(TextBody):
     suffix: Annotated[str, NULLABLE] = Field(
         "", max_length=LIMITS.prompt_characters, description="text that follows: generate the text before it"
     )
+    rule_begun: Annotated[int, NULLABLE] = Field(
+        0,
+        ge=0,
+        le=LIMITS.prompt_characters,
+        description="characters at the end of the prompt that the rules hold for too, if these obey so far",
+    )
     draws: Annotated[int, NULLABLE] = Field(
         DRAWS,
         ge=1,

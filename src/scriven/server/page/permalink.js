@@ -3,7 +3,7 @@
 import { RULE_NAMES } from "./rules.js";
 import { CONTROLS, LARGEST_SEED } from "./sampling_controls.js";
 
-const BOUNDS = { ...CONTROLS, seed: { min: 0, max: LARGEST_SEED, step: 1 } };
+const BOUNDS = { ...CONTROLS, seed: { min: 0, max: LARGEST_SEED, step: 1 }, rule_begun: { min: 0, max: LARGEST_SEED, step: 1 } };
 const WORDS = ["prompt", "model", "ignore_eos", ...RULE_NAMES];
 
 /** The link to what a model writes with these fields of POST /v1/completions. */

@@ -30,7 +30,7 @@ export const RULE_NAMES = Object.keys(FIELDS);
 export function makeRules(form) {
   const fields = Object.fromEntries(RULE_NAMES.map((name) => [name, makeField(name, ...FIELDS[name])]));
   const choice = make("select", { id: "rule-example", ariaLabel: "Examples of rules" }, new Option("Examples …", ""), ...Object.keys(EXAMPLES).map((name) => new Option(name)));
-  const hint = make("small", { className: "hint" }, "The model writes only what obeys, from where it goes on. Several rules hold together.");
+  const hint = make("small", { className: "hint" }, "The model writes only what obeys, from where it first goes on; what it wrote by the same rules counts. Several rules hold together.");
   const box = make("details", { id: "write-rules" }, make("summary", {}, "Rules"), hint, choice, ...RULE_NAMES.map((name) => fields[name].element));
   form.append(box);
   const set = (values) => {

@@ -10,7 +10,7 @@ import { prepareStart, showStart } from "./introduction.js";
 import { forgetTexts, loadTexts, storeTexts } from "./kept_texts.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
 import { linkTo, readLink } from "./permalink.js";
-import { makeRules } from "./rules.js";
+import { makeRules, RULE_NAMES } from "./rules.js";
 import { makeControls } from "./sampling_controls.js";
 import { levelOf, scoreText } from "./scored_text.js";
 import { load, store } from "./storage.js";
@@ -110,7 +110,7 @@ const isYours = (passages) => passages.every((part) => part.by === "you");
 
 async function writeFrom(next, fields = choices()) {
   end();
-  fields = { seed: randomSeed(), ...fields, model: app.model };
+  fields = { seed: randomSeed(), rule_begun: ruledBefore(next, fields), ...fields, model: app.model };
   moveTo(versions.add(next, current, fields));
   passages = next;
   editing = false;
@@ -127,6 +127,16 @@ async function writeFrom(next, fields = choices()) {
   } catch (error) {
     finish(controller, rules.show(error) || errorText(error) || summary(begun, fields.seed, { unknown: [] }));
   }
+}
+
+/** How many characters at the end were written under these rules, which then go on there; 0 if they begin. */
+function ruledBefore(next, fields) {
+  let version = versions.all.get(current);
+  while (version && !version.fields) version = versions.all.get(version.parent); // what you typed in between
+  const alike = (name) => (version.fields[name] ?? "") === (fields[name] ?? "");
+  if (!version || !RULE_NAMES.some((name) => fields[name]) || !RULE_NAMES.every(alike)) return 0;
+  const before = textOf(versions.passagesOf(version.id)).slice(0, version.from);
+  return Math.max(0, [...textOf(next)].length - [...before].length + (version.fields.rule_begun ?? 0));
 }
 
 function put(text) {
