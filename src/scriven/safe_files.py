@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError, UsageError, close_paths, did_you_mean, shorten
 
+PIECE_BYTES = 1 << 20  # read at once
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
 BUFFER = memoryview | bytes
 MOST_DOTS = 1000  # in numbers and in keys like a.b.c: tomllib's time is quadratic in the length of a key
@@ -215,6 +216,43 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise _unread(path, error) from None
 
 
+def refuse_device(path: Path, status: os.stat_result) -> None:
+    """Raises InputError for a device, such as /dev/zero, which may never end. A pipe is read as a file is."""
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        raise InputError(f"{path} is a device, which may never end; give a file, or - for standard input")
+
+
+def refuse_stream(path: Path, way: str) -> None:
+    """Raises InputError, with a way out, for a pipe, a device or a socket, in which no place can be sought."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe, a device or a socket; {way}")
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """Returns the content of a file or a pipe. Raises InputError for a device or over `limit` bytes; OSError."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        refuse_device(path, found)
+        if found.st_size > limit:
+            raise _large_error(str(path), limit)
+        return read_to_end(file, str(path), limit)
+
+
+def read_to_end(file: BinaryIO, name: str, limit: int) -> bytes:
+    """Returns the rest of an open file. Raises InputError, which has its name, if that has over `limit` bytes."""
+    pieces, size = list[bytes](), 0
+    while piece := file.read(PIECE_BYTES):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise _large_error(name, limit)
+    return b"".join(pieces)
+
+
+def _large_error(name: str, limit: int) -> InputError:
+    return InputError(f"{name} has over {limit:,} bytes, too many to be read as a whole; give a smaller one")
+
+
 def list_names(folder: Path) -> list[str]:
     """The names in a folder; empty if there is no such folder. Raises UnreadableError if it cannot be read."""
     try:
@@ -289,7 +327,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises InputError if it cannot be read or is not TOML.
     """
     try:
-        return parse_toml(path.read_text(encoding="utf-8"), path)
+        return parse_toml(read_whole(path, TEXT_LIMIT).decode("utf-8"), path)
     except FileNotFoundError:
         raise InputError(
             f"there is no file {path} to read settings from{did_you_mean(close_paths(str(path)))}"

@@ -92,6 +92,14 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(command: Command, file: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["night.txt"]
 
 
+def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(command: Command, tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 42)
+    done = command("compress", str(tmp_path / "huge"))
+    assert done.code == 3 and "too many to be read as a whole" in done.err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["huge"]
+
+
 def test_pipes(file: Path) -> None:
     both = "scriven compress - -o - < night.txt | scriven decompress - -o -".replace(
         "scriven", f"{sys.executable} -m scriven"

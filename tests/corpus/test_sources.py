@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from plays import put_plays
 from rights import file_modes_hold
 from scriven.corpus.decoding import ReadCounts, prepare, read_text
+from scriven.corpus.inputs import read_alphabet
 from scriven.corpus.sources import COMPRESSED, PLAYS_PACKAGE, PLAYS_WHEEL, find
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.runtime import cache_folder
+from scriven.safe_files import read_to_end, read_toml, read_whole
 from scriven.settings import CorpusSettings
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -163,6 +165,25 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pipe_has_no_stamp(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert find([str(tmp_path / "pipe")]).sources[0].stamp is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such devices")
+def test_a_device_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """It never ends: a corpus of it filled the disk, and an alphabet the memory."""
+    for read in (lambda path: find([str(path)]), read_alphabet, read_toml):
+        (place := tmp_path / "endless").unlink(missing_ok=True)
+        place.symlink_to("/dev/zero")
+        with pytest.raises(InputError, match="is a device, which may never end"):
+            read(place)
+
+
+def test_what_is_read_whole_has_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a" * 100)
+    assert read_whole(tmp_path / "text", 100) == b"a" * 100
+    with pytest.raises(InputError, match="has over 99 bytes"):
+        read_whole(tmp_path / "text", 99)
+    with pytest.raises(InputError, match="the pipe has over 2 bytes"):
+        read_to_end(io.BytesIO(b"abc"), "the pipe", 2)
 
 
 def test_the_library_of_this_python_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +182,12 @@ def test_other_files_and_parts_of_archives_are_refused(run: Path, tmp_path: Path
             unpack_run(tmp_path / "bad.zip", tmp_path / "there" / "run")
     with pytest.raises(InputError, match="there is no such file"):
         unpack_run(tmp_path / "none.zip", tmp_path / "there" / "run")
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe.zip")
+        (tmp_path / "device.zip").symlink_to("/dev/zero")  # was read until the memory was full
+        for name in ("pipe.zip", "device.zip"):
+            with pytest.raises(InputError, match="a pipe, a device or a socket"):
+                unpack_run(tmp_path / name, tmp_path / "there" / "run")
     assert [*(tmp_path / "there").iterdir()] == []
 
 

@@ -17,7 +17,7 @@ from cyclopts import Parameter, Token
 from scriven import strict_json
 from scriven.arguments import epoch_of
 from scriven.cli.mistakes import UnknownOption
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError, format_bytes
 from scriven.settings import CorpusSettings, bits_unit, symbol_word
 from scriven.settings_values import validate
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scriven.vocabulary import Vocabulary
 
 PathOrText = TypeVar("PathOrText", Path, str)
+BYTES_PER_CHARACTER = 64  # of memory, at most, of a text that is read as a whole
 SHOW_SECONDS = 0.1  # at least, between two states of a progress bar
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -223,6 +224,18 @@ def read_sources(
     chunks = read_chunks(model.vocabulary, parts)
     chunks = note_line_ends(model.vocabulary, _note_marks(chunks, tally, about), tally.line_ends, about)
     return _note_forms(model.vocabulary, chunks, about)
+
+
+def check_size(source: TextSource, command: str) -> None:
+    """Raises InputError for a file that is too large for a command that reads texts as a whole."""
+    from scriven.runs.tensors import physical_memory
+
+    most = physical_memory() // BYTES_PER_CHARACTER
+    if source.stamp and source.stamp[0] > most:
+        raise InputError(
+            f"{source.name} has {format_bytes(source.stamp[0])}, and scriven {command} reads a text as a whole, with "
+            f"the memory of this machine one of at most {format_bytes(most)}; split it"
+        )
 
 
 def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusSettings:

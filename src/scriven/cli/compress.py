@@ -10,13 +10,14 @@ from cyclopts import Parameter
 
 from scriven.cli.common import Json, Output, Switch, note, path_given, progress_bar, put_json, visible_line
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean
-from scriven.safe_files import check_free, create_file
+from scriven.safe_files import check_free, create_file, read_to_end, read_whole
 
 if TYPE_CHECKING:
     from scriven.archives import ArchiveNetwork
 
 ENDING = ".scriven"
 PIPE = Path("-")
+TIMES_IN_MEMORY = 16  # a file, its symbols of 8 bytes, and its archive
 
 InputPath = Annotated[Path, Parameter(allow_leading_hyphen=True, converter=path_given)]
 Replace = Annotated[bool, Parameter(negative="", help="replace the file that is written, if it exists")]
@@ -142,8 +143,11 @@ def find_network(name: str) -> ArchiveNetwork:
 
 def _read(path: Path) -> bytes:
     """Returns the content of a file or of standard input. Raises InputError if it is no file that can be read."""
+    from scriven.runs.tensors import physical_memory
+
+    most = physical_memory() // TIMES_IN_MEMORY
     try:
-        return sys.stdin.buffer.read() if path == PIPE else path.read_bytes()
+        return read_to_end(sys.stdin.buffer, "standard input", most) if path == PIPE else read_whole(path, most)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file{did_you_mean(close_paths(str(path)))}") from None
     except IsADirectoryError:

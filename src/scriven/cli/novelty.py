@@ -18,6 +18,7 @@ from scriven.cli.common import (
     Which,
     Whole,
     check_named,
+    check_size,
     note,
     progress_bar,
     put_json,
@@ -80,6 +81,7 @@ def novelty(
     index = ready_index(model)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     for number, source in enumerate(sources):
+        check_size(source, "novelty")
         name = source.name if len(sources) > 1 else ""
         chunks = read_sources(
             model, [source], ReadCounts(), choices, name, keep_empty=True

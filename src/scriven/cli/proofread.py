@@ -20,6 +20,7 @@ from scriven.cli.common import (
     Text,
     Which,
     check_named,
+    check_size,
     note,
     note_slowness,
     put_json,
@@ -86,6 +87,7 @@ def _show(model: Model, source: TextSource, choices: dict[str, str | None], gain
     """Prints the suggestions for one text, and returns their number."""
     from scriven.corpus.decoding import ReadCounts, decode_source
 
+    check_size(source, "proofread")
     text = "".join(decode_source(source, reading_settings(model, choices), ReadCounts()))
     count = 0
     for found in model.proofread(text, gain=gain):

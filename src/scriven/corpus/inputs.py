@@ -22,6 +22,7 @@ from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps
 from scriven.errors import InputError, UsageError, join_names
+from scriven.safe_files import read_whole
 from scriven.settings import CorpusSettings, Frozen
 from scriven.tokens import MOST_TOKENS, TokenNumbers, is_token
 from scriven.vocabulary import Symbols, byte_places, byte_values, code_points, token_places
@@ -64,6 +65,7 @@ def _check_column(settings: CorpusSettings, sources: Sequence[TextSource]) -> No
         )
 
 
+LARGEST_TEXT = 1 << 30  # bytes of a file that is read as a whole
 _SPECIAL = re.compile(r"<.+>")
 _ESCAPE = re.compile(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(0[0-9a-fA-F]|10)[0-9a-fA-F]{4})")
 
@@ -97,7 +99,7 @@ def read_alphabet(path: Path, *, of_tokens: bool = False) -> Alphabet:
 def read_utf8(path: Path, name: str) -> str:
     """Returns the text of a file. Raises InputError, in which `name` says what the file is, if it is not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_whole(path, LARGEST_TEXT).decode("utf-8")
     except OSError as error:
         raise InputError(f"cannot read {name} {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ from zipfile import BadZipFile, ZipFile
 from scriven.corpus.filesystem import Place, Stamp, explain_errors, is_url, list_files, name_in
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean
 from scriven.runtime import cache_folder
-from scriven.safe_files import publish, staging_folder, write_flushed
+from scriven.safe_files import TEXT_LIMIT, publish, read_whole, refuse_device, staging_folder, write_flushed
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object per line; like the next two kinds it may be compressed
@@ -194,6 +194,7 @@ def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
 
 def _source(path: Path) -> TextSource:
     status = path.stat()
+    refuse_device(path, status)
     plain = stat.S_ISREG(status.st_mode)
     return TextSource(
         _show_path(path),
@@ -225,7 +226,7 @@ def _dataset(path: Path, column: str) -> FoundSources:
 def _listed_in(path: Path, names: Callable[[Any], list[str]]) -> list[str]:
     """The names that a JSON file lists of entries in its own folder."""
     with explain_errors(_show_path(path)):
-        text = path.read_bytes()
+        text = read_whole(path, TEXT_LIMIT)
     try:
         found = names(json.loads(text))
         if not found or not all(map(_is_file_name, found)):

@@ -32,7 +32,15 @@ from scriven.runs.folder import (
     open_run,
 )
 from scriven.runs.ngrams import COUNTS_FILE
-from scriven.safe_files import TEXT_LIMIT, check_free, create_file, create_folder, flush_file, staging_folder
+from scriven.safe_files import (
+    TEXT_LIMIT,
+    check_free,
+    create_file,
+    create_folder,
+    flush_file,
+    refuse_stream,
+    staging_folder,
+)
 from scriven.settings import MonitorSettings, Settings
 
 ORIGIN_KEPT = (
@@ -107,6 +115,7 @@ def unpack_run(path: Path, folder: Path) -> Run:
     file is larger than the archive, or than a text of its kind may be. Nothing is replaced, and nothing is left behind
     if anything is wrong. Raises InputError; UsageError if the folder's name is taken.
     """
+    refuse_stream(path, "save what was packed as a plain file")
     try:
         with path.open("rb") as file, create_folder(folder) as work:
             check_entries(file, str(path))
