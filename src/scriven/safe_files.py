@@ -130,34 +130,6 @@ def _taken(path: Path) -> UsageError:
     return UsageError(f"{path} exists; name another file with -o, or allow --replace")
 
 
-@contextlib.contextmanager
-def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
-    """Opens a new file, which gets its name when the context ends without an error.
-
-    Until then it has another name in the same folder; an error or an interrupt removes it. Raises UsageError if the
-    name is taken, unless it may `replace` a file; OSError.
-    """
-    check_free(path, replace=replace)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:  # since it was looked for
-                raise _taken(path) from None
-            except OSError:  # no hard links here
-                temporary.rename(path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def remove_folder(path: Path) -> None:
     """Removes a folder: renames it first, then deletes it, so that a kill never leaves half of it under its name.
 
@@ -408,6 +380,45 @@ def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, repla
             flush_folder(target.parent)
             return target
     raise OSError(f"{target} cannot be replaced")
+
+
+@contextlib.contextmanager
+def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """Opens a new file, which gets its name when the context ends without an error; an error removes it.
+
+    Until then it is in a staging folder next to it. Raises UsageError if the name is taken, unless it may `replace` a
+    file; OSError, which names the file.
+    """
+    check_free(path, replace=replace)
+    with _naming(path), staging_folder(path.parent) as work:
+        temporary = work / "file"
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:  # since it was looked for
+                raise _taken(path) from None
+            except OSError:  # no hard links here
+                temporary.rename(path)
+        flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """In this context, an error of writing names `path` and no temporary file."""
+    try:
+        if not path.parent.is_dir():  # a staging folder would make it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        yield
+    except OSError as error:
+        if error.filename is None or STAGING in str(error.filename):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from scriven.corpus.build import build
 from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
 from scriven.errors import InputError
+from scriven.safe_files import create_file
 from scriven.settings import CorpusSettings
 
 LINES = CorpusSettings(documents="lines")
@@ -217,3 +218,27 @@ def test_a_sparse_file_of_ten_gigabytes_is_refused_at_once(tmp_path: Path) -> No
         file.truncate(10 * 10**9)
     with pytest.raises(InputError, match=r"sparse is not UTF-8 text but looks like binary or UTF-16"):
         build([str(tmp_path / "sparse")], CorpusSettings(), tmp_path / "corpus")
+
+
+def test_a_file_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Its name was a random one, so that it stayed for ever."""
+    script = (
+        "import os, pathlib, signal, sys; from scriven.safe_files import create_file\n"
+        "with create_file(pathlib.Path(sys.argv[1]), replace=True) as file:\n"
+        "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    (tmp_path / "made").write_bytes(b"old")
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "made")], check=False).returncode
+    assert len(list(tmp_path.iterdir())) > 1 and (tmp_path / "made").read_bytes() == b"old"
+    with create_file(tmp_path / "made", replace=True) as file:
+        file.write(b"new")
+    assert [each.name for each in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made").read_bytes() == b"new"
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space.*made"), create_file(tmp_path / "made", replace=False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), create_file(tmp_path / "none" / "made", replace=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
