@@ -162,7 +162,7 @@ class Model:
         result is None. If the corpus is missing too, it is built first from the texts, unless `read_texts` is False.
         Raises UsageError if the model belongs to no run, InputError if the training text is gone.
         """
-        if self._index is None:
+        if self._index is None or self._index.is_cut:
             from scriven.inference.novelty import open_index  # noqa: PLC0415 - few need it
 
             self._index = open_index(open_run(self._folder), progress, build=build, read_texts=read_texts)

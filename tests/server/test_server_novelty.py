@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -268,7 +271,7 @@ class Searched:
 
 def test_a_refusal_holds_for_some_seconds() -> None:
     now = [100.0]
-    found, answer = TrainingIndexes(LIMITS, clock=lambda: now[0]), object()
+    found, answer = TrainingIndexes(LIMITS, clock=lambda: now[0]), SimpleNamespace(is_cut=False)
     model = Searched("", InputError("no corpus"), answer)
 
     async def find() -> Any:
@@ -285,10 +288,32 @@ def test_a_refusal_holds_for_some_seconds() -> None:
 
 
 def test_checkpoints_of_one_text_share_its_index() -> None:
-    found, first, second = TrainingIndexes(LIMITS), object(), object()
+    found, first, second = TrainingIndexes(LIMITS), SimpleNamespace(is_cut=False), SimpleNamespace(is_cut=False)
     models = [Searched("a", first), Searched("a"), Searched("b", second), Searched("a"), Searched("", second)]
     shared = [asyncio.run(found.find(each, "text")) for each in models]
     assert shared == [first, first, second, first, second]
+    first.is_cut = True  # a file of it, so that it is of no use any more
+    models[0].answers.append(other := SimpleNamespace(is_cut=False))
+    again: list[Any] = [asyncio.run(found.find(each, "text")) for each in models[:2]]
+    assert again == [other, other] and again[0] is not first
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_an_index_that_is_damaged_while_it_is_served_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """The system ends a process that reads a mapped file where it was cut off."""
+    monkeypatch.setattr("scriven.inference.novelty.KEPT_BYTES", kept)
+    model = load(make_run(tmp_path / "run", letters=LETTERS, training_text=TEXT + "an index to damage"))
+    index = model.find_index()
+    assert index is not None
+    for client in connect({"run": model}):
+        before = ask(client, text=WRITTEN)
+        for path in index.folder.iterdir():
+            os.truncate(path, 3)
+        assert ask(client, text=WRITTEN) == before
+        shutil.rmtree(index.folder)
+        assert ask(client, text=WRITTEN) == before
 
 
 def test_a_wait_that_is_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,25 +2,29 @@
 
 The index has the ids of the training text, with the boundary between documents, and their sorted suffixes, block by
 block; see `scriven.kernels.suffixes`. It is built once for each corpus, in the user's cache, in memory that does not
-grow with the text, and mapped from there. The id of a character that the vocabulary lacks is V and its place in the
-corpus's list of those.
+grow with the text, and read from there, or mapped if it is large. The id of a character that the vocabulary lacks is V
+and its place in the corpus's list of those.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.corpus.header import Whole, read_json, write_json
+from scriven.corpus.shard_reader import KEPT_BYTES
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError
 from scriven.inference.chunks import chunks_of, documents_of
@@ -100,25 +104,40 @@ def _checksum(path: Path) -> int:
 
 
 class TrainingIndex:
-    """The index of a training text, mapped from its files."""
+    """The index of a training text. Files of up to KEPT_BYTES are in memory; larger ones are mapped."""
 
     def __init__(self, folder: Path, header: IndexHeader, vocabulary: Vocabulary) -> None:
-        """Maps the files, which must be whole; the vocabulary is the corpus's."""
+        """Reads or maps the files, which must be whole; the vocabulary is the corpus's. Raises OSError."""
         self.folder = folder
         self.header = header
         self._vocabulary = vocabulary
-        self._text: Text = np.memmap(folder / TEXT_FILE, header.kind, "r") if header.size else np.empty(0, header.kind)
-
-    @cached_property
-    def suffixes(self) -> SuffixTable:
-        """The sorted suffixes. Ids are those of the model, but for unknown characters."""
-        reach = self.header.block + OVERLAP
-        orders = (np.memmap(self.folder / _order_file(first), np.int32, "r") for first in self.header.starts)
-        blocks = (
-            Block(first, self._text[first : first + reach], order)
-            for first, order in zip(self.header.starts, orders, strict=True)
+        self._mapped: list[tuple[BinaryIO, int]] = []  # files, and their bytes
+        self._text: Text = self._read(TEXT_FILE, header.kind, header.size)
+        reach = header.block + OVERLAP
+        sizes = {first: min(header.block, header.size - first) for first in header.starts}
+        orders = {first: self._read(_order_file(first), np.dtype(np.int32), size) for first, size in sizes.items()}
+        # Ids are those of the model, but for unknown characters.
+        self.suffixes = SuffixTable(
+            [Block(first, self._text[first : first + reach], order) for first, order in orders.items()],
+            header.separator,
         )
-        return SuffixTable(list(blocks), self.header.separator)
+
+    def _read(self, name: str, kind: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        size = count * kind.itemsize
+        if size <= KEPT_BYTES:
+            values: npt.NDArray[Any] = np.fromfile(self.folder / name, kind, count)
+            if len(values) < count:
+                raise OSError(errno.EIO, "it was cut short", str(self.folder / name))
+            return values
+        file = (self.folder / name).open("rb")
+        weakref.finalize(self, file.close)
+        self._mapped.append((file, size))
+        return np.memmap(file, kind, "r", shape=(count,))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a mapped file was cut short. To read it would end the process; a file that was removed stays."""
+        return any(os.fstat(file.fileno()).st_size < size for file, size in self._mapped)
 
     @property
     def bytes(self) -> int:
@@ -200,7 +219,9 @@ def _find_index(folder: Path, vocabulary: Vocabulary) -> TrainingIndex | None:
     header = _read_header(folder)
     if header is None or header.symbols != vocabulary.size:
         return None
-    return TrainingIndex(folder, header, vocabulary)
+    with contextlib.suppress(OSError):  # it was removed or cut short since
+        return TrainingIndex(folder, header, vocabulary)
+    return None
 
 
 def _read_header(folder: Path) -> IndexHeader | None:

@@ -64,6 +64,12 @@ class _Search:
     future: Future[TrainingIndex] = field(default_factory=Future)
     failed: float | None = None
 
+    def is_over(self, now: float) -> bool:
+        """Whether another search may find what this one did not, or the index that it found was cut short."""
+        if self.failed is not None:
+            return now >= self.failed + REFUSAL_SECONDS
+        return self.future.done() and self.future.result().is_cut
+
     def fail(self, error: Exception, now: float) -> None:
         """Ends it with an error, at a time of the clock."""
         self.failed = now  # first, as those who wait look at it
@@ -150,9 +156,9 @@ class TrainingIndexes:
             raise stopping()
 
     def _search_of(self, model: IndexedModel) -> _Search:
-        """Returns the search for a model's index: the one there is, or a new one if that failed some time ago."""
+        """Returns the search for a model's index: the one there is, or a new one if that is over."""
         search = self._searches.get(model)
-        if search is None or (search.failed is not None and self._clock() >= search.failed + REFUSAL_SECONDS):
+        if search is None or search.is_over(self._clock()):
             search = self._searches[model] = _Search()
             threading.Thread(target=self._search, args=(model, search), name="index", daemon=True).start()
         return search
@@ -178,14 +184,19 @@ class TrainingIndexes:
         """
         text = model.text_hash
         with self._checking:
-            index = self._shared.get(text) or model.find_index(build=False)
+            index = self._shared_index(text) or model.find_index(build=False)
         if index is None:
             with self._turn:
-                index = self._shared.get(text) or model.find_index(progress=self._check, read_texts=False)
+                index = self._shared_index(text) or model.find_index(progress=self._check, read_texts=False)
         assert index is not None  # it was built
         if text:
             self._shared[text] = index
         return index
+
+    def _shared_index(self, text: str) -> TrainingIndex | None:
+        """Returns the index of a text that another checkpoint uses, unless it was cut short."""
+        index = self._shared.get(text)
+        return None if index is None or index.is_cut else index
 
     def _check(self, _: int, total: int | None) -> None:
         """Raises ApiError to give up an index that is being built."""
