@@ -390,7 +390,9 @@ def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     file; OSError, which names the file.
     """
     check_free(path, replace=replace)
-    with _naming(path), staging_folder(path.parent) as work:
+    if not path.parent.is_dir():  # a staging folder would make it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with staging_folder(path.parent) as work, naming(path, work):
         temporary = work / "file"
         with temporary.open("xb") as file:
             yield file
@@ -409,14 +411,14 @@ def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """In this context, an error of writing names `path` and no temporary file."""
+def naming(path: Path, work: Path) -> Iterator[None]:
+    """In this context, errors of writing name `path` in place of the place `work` in which it is made."""
     try:
-        if not path.parent.is_dir():  # a staging folder would make it
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         yield
+    except InputError as error:
+        raise type(error)(str(error).replace(str(work), str(path))) from None
     except OSError as error:
-        if error.filename is None or STAGING in str(error.filename):
+        if error.filename is None or str(work) in str(error.filename):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         raise
 
@@ -429,7 +431,7 @@ def create_folder(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not list_names(path)):
         raise UsageError(f"{path} exists; name another folder with -o, or remove it first")
-    with staging_folder(path.parent) as work:
+    with staging_folder(path.parent) as work, naming(path, work):
         yield work
         publish(work, path, lambda there: False, replace=False)
 

@@ -19,8 +19,8 @@ from scriven.corpus import Corpus
 from scriven.corpus.build import build
 from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
-from scriven.errors import InputError
-from scriven.safe_files import create_file
+from scriven.errors import InputError, UnreadableError
+from scriven.safe_files import create_file, create_folder
 from scriven.settings import CorpusSettings
 
 LINES = CorpusSettings(documents="lines")
@@ -241,4 +241,11 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError), create_file(tmp_path / "none" / "made", replace=False):
         pass
+    with pytest.raises(OSError, match=r"No space.*made"), create_folder(tmp_path / "made") as work:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work / "weights"))
+    with (
+        pytest.raises(UnreadableError, match=r"^cannot write .*made/weights$"),
+        create_folder(tmp_path / "made") as work,
+    ):
+        raise UnreadableError(f"cannot write {work / 'weights'}")
     assert list(tmp_path.iterdir()) == []

@@ -38,6 +38,7 @@ from scriven.safe_files import (
     create_file,
     create_folder,
     flush_file,
+    naming,
     refuse_stream,
     staging_folder,
 )
@@ -66,7 +67,8 @@ def pack_run(name: str, path: Path, which: Which = "best", counts: Literal["auto
     check_free(path, replace=False)
     run = open_run(name)
     with staging_folder(path.parent) as work, create_file(path, replace=False) as file:
-        made = copy_model(run, work / "run", which, counts)
+        with naming(path, work / "run"):
+            made = copy_model(run, work / "run", which, counts)
         with ZipFile(file, "w") as archive:
             for each in sorted(each for each in made.path.rglob("*") if each.is_file()):
                 _add(archive, each, each.relative_to(made.path).as_posix())
