@@ -10,6 +10,7 @@ import json
 import os
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,11 @@ from hypothesis import strategies as st
 
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
-from scriven.exchange import keras_file
-from scriven.exchange.foreign import read_symbols
-from scriven.exchange.formats import read_foreign
+from scriven.exchange import formats, keras_file
+from scriven.exchange.foreign import find_symbols, read_symbols
+from scriven.exchange.formats import read_file, read_foreign
 from scriven.exchange.state_dict import model_of
+from scriven.exchange.torch7_file import read_torch_rnn
 from scriven.trained_model import load
 
 CHARACTERS = "zyx \nabcdefg"  # in the order of the originals' numbers, which is not Scriven's
@@ -137,7 +139,7 @@ def test_what_scriven_cannot_hold_is_refused_with_the_reason(keras: Any, tmp_pat
     for each in [*odd, make.LSTM(4)(make.Embedding(SIZE, 4, mask_zero=True)(read))]:
         keras.Model(read, make.Dense(SIZE)(each)).save(tmp_path / "model.keras")
         with pytest.raises(UsageError, match=r"that reads|masks|a layer GetItem"):
-            read_foreign(tmp_path / "model.keras")
+            read_file(tmp_path / "model.keras")
     for parts, reason in (
         ([make.Bidirectional(make.LSTM(4, return_sequences=True))], "a layer Bidirectional"),
         ([make.GRU(4, reset_after=False)], "reset_after=False"),
@@ -149,7 +151,7 @@ def test_what_scriven_cannot_hold_is_refused_with_the_reason(keras: Any, tmp_pat
     ):
         keras.Sequential([make.Input((8, SIZE)), *parts, make.Dense(SIZE)]).save(tmp_path / "model.keras")
         with pytest.raises(UsageError, match=reason):
-            read_foreign(tmp_path / "model.keras")
+            read_file(tmp_path / "model.keras")
 
 
 @of_keras
@@ -161,7 +163,7 @@ def test_a_model_of_keras_with_two_inputs_is_refused(keras: Any, tmp_path: Path)
     written = make.LSTM(SIZE, return_sequences=True)(inputs[1], initial_state=states)
     keras.Model(inputs, make.Dense(SIZE)(written)).save(tmp_path / "model.keras")
     with pytest.raises(UsageError, match="several inputs"):
-        read_foreign(tmp_path / "model.keras")
+        read_file(tmp_path / "model.keras")
 
 
 def test_a_damaged_file_of_keras_ends_in_a_sentence(tmp_path: Path) -> None:
@@ -173,22 +175,22 @@ def test_a_damaged_file_of_keras_ends_in_a_sentence(tmp_path: Path) -> None:
     for place, byte in zip(random.integers(len(whole), size=200), random.bytes(200), strict=True):
         path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
         with pytest.raises(ScrivenError):
-            keras_file.read_file(path)
+            keras_file.read_keras(path)
 
 
 @pytest.mark.parametrize(
-    ("trial", "said"),
+    ("read", "said"),
     [
-        (keras_file.TRIAL, "reading it does not end within 3 s"),
+        (formats.READ, "reading it does not end within 3 s"),
         ("import os; os.abort()", "reading it ends by signal 6"),
     ],
 )
 def test_a_file_with_which_hdf5_never_ends_or_crashes_is_damaged(
-    monkeypatch: pytest.MonkeyPatch, trial: str, said: str
+    monkeypatch: pytest.MonkeyPatch, read: str, said: str
 ) -> None:
     """One byte of the file was changed; HDF5 loops in C then, so that no signal is heard."""
-    monkeypatch.setattr(keras_file, "TRIAL", trial)
-    monkeypatch.setattr(keras_file, "TRIAL_SECONDS", 3)
+    monkeypatch.setattr(formats, "READ", read)
+    monkeypatch.setattr(formats, "READ_SECONDS", 3)
     with pytest.raises(InputError, match=said):
         read_foreign(Path(__file__).with_name("endless.h5"))
 
@@ -252,7 +254,7 @@ def test_modules_of_torch_that_scriven_cannot_hold_are_refused(tmp_path: Path) -
     ):
         torch.save(found, tmp_path / "model.pt")
         with pytest.raises(UsageError, match=reason):
-            read_foreign(tmp_path / "model.pt")
+            read_file(tmp_path / "model.pt")
     one = {name: each.numpy() for name, each in Plain("GRU", onehot=True).rnn.state_dict().items()}
     several = {f"{module}.{name}": each for module in ("low", "high") for name, each in one.items()}
     with pytest.raises(UsageError, match="whose order the file does not tell"):
@@ -263,15 +265,15 @@ def test_weights_that_a_state_dict_may_have_otherwise(tmp_path: Path) -> None:
     """Parameters, symbols by their numbers, or beside other values of a usual name."""
     model, file = Plain("LSTM", onehot=False), tmp_path / "model.pt"
     torch.save(dict(model.named_parameters()), file)
-    read_foreign(file).check()
+    read_file(file).check()
     for more in (
         {"itos": dict(enumerate(CHARACTERS))},
         {"vocab": SIZE, "symbols": 3, "stoi": {each: number for number, each in enumerate(CHARACTERS)}},
     ):
         torch.save({"model": model.state_dict(), **more}, file)
-        assert read_foreign(file).symbols == [*CHARACTERS]
+        assert read_file(file).symbols == [*CHARACTERS]
     torch.save({"model": model.state_dict(), "vocab": dict.fromkeys(CHARACTERS, 7)}, file)  # how often each comes
-    assert read_foreign(file).symbols is None
+    assert read_file(file).symbols is None
 
 
 def test_weights_that_cannot_be_told_apart_or_read_are_refused(tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_weights_that_cannot_be_told_apart_or_read_are_refused(tmp_path: Path) -
     ):
         torch.save(found, file)
         with pytest.raises(UsageError, match=reason):
-            read_foreign(file)
+            read_file(file)
     torch.save(weights, file)
     with pytest.raises(UsageError, match=r"--activation relu is for an nn\.RNN of torch, and torch's lstm has tanh"):
         read_foreign(file, "relu")
@@ -490,9 +492,9 @@ def test_what_is_no_model_of_torch_rnn_is_refused(tmp_path: Path) -> None:
     normed = checkpoint["model"]["net"]["modules"] | {4: {None: "nn.BatchNormalization"}}
     net = checkpoint["model"]["net"] | {"modules": normed}
     with pytest.raises(UsageError, match=r"a layer nn\.BatchNormalization"):
-        read_foreign(write_torch7(tmp_path / "model.t7", {"model": checkpoint["model"] | {"net": net}}))
+        read_file(write_torch7(tmp_path / "model.t7", {"model": checkpoint["model"] | {"net": net}}))
     with pytest.raises(UsageError, match="char-rnn's graphs"):
-        read_foreign(write_torch7(tmp_path / "model.t7", {"protos": {"rnn": {None: "nn.gModule"}}}))
+        read_file(write_torch7(tmp_path / "model.t7", {"protos": {"rnn": {None: "nn.gModule"}}}))
 
 
 @pytest.mark.parametrize("sizes", [(3_000_000_000, 10_000), (1 << 62, 4)])
@@ -505,12 +507,12 @@ def test_a_tensor_of_torch7_is_as_large_as_its_numbers(tmp_path: Path, sizes: tu
     writer.data += struct.pack("<q", 2) + bytes(8)
     (tmp_path / "m.t7").write_bytes(writer.data)
     with pytest.raises(InputError, match="larger than its numbers"):
-        read_foreign(tmp_path / "m.t7")
+        read_file(tmp_path / "m.t7")
 
 
 def test_a_key_of_torch7_may_be_no_number(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="infinity"):
-        read_foreign(write_torch7(tmp_path / "m.t7", {float("inf"): None}))
+        read_file(write_torch7(tmp_path / "m.t7", {float("inf"): None}))
 
 
 @settings(max_examples=60)
@@ -525,7 +527,7 @@ def test_a_damaged_file_of_torch7_ends_in_a_sentence(
         changed += whole[len(changed) :]
     (path := tmp_path_factory.getbasetemp() / "damaged.t7").write_bytes(changed)
     try:
-        read_foreign(path).check()
+        read_torch_rnn(path).check()
     except ScrivenError as error:
         assert str(error)
 
@@ -573,7 +575,7 @@ def test_symbols_that_do_not_fit_are_told(command: Command, tmp_path: Path, symb
 def test_a_file_that_is_no_model_ends_in_a_sentence(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError if name != "m.pt" else ScrivenError):
-        read_foreign(tmp_path / name)
+        read_file(tmp_path / name)
     with pytest.raises(UsageError, match="ending"):
         (tmp_path / "m.bin").write_bytes(data)
         read_foreign(tmp_path / "m.bin")
@@ -591,7 +593,7 @@ def test_weights_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> 
         group.create_dataset("huge", (1 << 40, 4), "f4", chunks=(1024, 4))
         group.attrs["weight_names"] = ["huge"]
     with pytest.raises(InputError, match="an array of shape"):
-        read_foreign(path)
+        read_file(path)
 
 
 def test_a_file_of_old_torch_that_names_another_storage_is_damaged(tmp_path: Path) -> None:
@@ -601,4 +603,89 @@ def test_a_file_of_old_torch_that_names_another_storage_is_damaged(tmp_path: Pat
     at = data.rindex(key)
     (tmp_path / "old.pt").write_bytes(data[:at] + b"1" * len(key) + data[at + len(key) :])
     with pytest.raises(InputError, match="is damaged, or no file that torch saved"):
-        read_foreign(tmp_path / "old.pt")
+        read_file(tmp_path / "old.pt")
+
+
+# --- files made to do harm
+
+
+def rewrite(path: Path, pickled: bytes | None = None) -> Path:
+    """Compresses the parts of a file of torch, and puts other values into it."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {each: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, pickled if pickled and name.endswith("data.pkl") else data)
+    return path
+
+
+def test_a_file_of_torch_that_unpacks_to_far_more_is_refused_before(tmp_path: Path) -> None:
+    """One of 1 MB took 933 MB of memory."""
+    weights = Plain("LSTM", onehot=False).state_dict()
+    torch.save(weights | {"huge": torch.zeros(5_000_000)}, file := tmp_path / "m.pt")
+    with pytest.raises(InputError, match="over 10 times the bytes of the file"):
+        read_foreign(rewrite(file))
+    torch.save(weights, file)
+    with pytest.raises(InputError, match="over 10 times the bytes of the file"):
+        read_foreign(rewrite(file, b"\x80\x02X" + struct.pack("<I", 9_000_000) + b"a" * 9_000_000 + b"."))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit memory")
+def test_a_weight_that_is_larger_than_its_numbers_is_refused(tmp_path: Path) -> None:
+    weights = Plain("LSTM", onehot=False).state_dict()
+    torch.save(weights | {"out.weight": torch.zeros(1).as_strided((1 << 31, 10), (0, 0))}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match="of memory; save the weights alone"):
+        read_foreign(tmp_path / "m.pt").check()
+
+
+def test_many_tensors_of_the_same_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a copy in memory, and takes 100 bytes of the file."""
+    monkeypatch.setattr(formats, "READ_BYTES", 1 << 28)
+    numbers, writer = np.zeros(1 << 18, np.float32), Torch7Writer()
+    writer.put({0: numbers})
+    storage = writer.made
+    for place in range(1, 2000):
+        writer.put(float(place))
+        writer._object("torch.FloatTensor")
+        writer.data += struct.pack("<i3q2i", 1, numbers.size, 1, 1, 4, storage)
+    data = bytearray(writer.data)
+    data[8:12] = struct.pack("<i", 2000)
+    (tmp_path / "m.t7").write_bytes(data)
+    with pytest.raises(ScrivenError, match="of memory" if sys.platform == "linux" else "no language model"):
+        read_foreign(tmp_path / "m.t7")
+
+
+def test_symbols_in_one_another_are_no_symbols(tmp_path: Path) -> None:
+    """As text, 60 lists that hold the one before twice would take all memory."""
+    weights = Plain("LSTM", onehot=False).state_dict()
+    doubled: list[Any] = ["a"]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    torch.save({"weights": weights, "symbols": doubled}, tmp_path / "m.pt")
+    model = read_foreign(tmp_path / "m.pt")
+    with pytest.raises(InputError, match="symbol 0 of the model's vocabulary is '<list>'"):
+        find_symbols(model, None, None, lowercase=False).order(SIZE)
+    endless: dict[str, Any] = {}
+    endless["symbols"] = endless
+    torch.save({"weights": weights, "symbols": endless}, tmp_path / "m.pt")
+    with pytest.raises(InputError, match="nested in one another without end"):
+        read_foreign(tmp_path / "m.pt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of them")
+@pytest.mark.parametrize("ending", [".pt", ".t7", ".keras", ".safetensors"])
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    (tmp_path / f"device{ending}").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match="a pipe, a device or a socket"):
+            read_foreign(tmp_path / f"{name}{ending}")
+
+
+def test_a_module_in_this_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python imports from the folder that a command given by -c is started in."""
+    torch.save(Plain("LSTM", onehot=False).state_dict(), tmp_path / "m.pt")
+    (tmp_path / "torch.py").write_text("print('trapped')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert read_foreign(Path("m.pt")).cell == "lstm"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from scriven.vocabulary import Vocabulary, byte_values
 
 SYMBOL_NAMES = ("symbols", "chars", "vocab", "itos", "stoi", "idx_to_token", "token_to_idx")  # of lists of symbols
 BRACKETED = re.compile(r"\[(12[89]|1[3-9]\d|2[0-4]\d|25[0-5])\]")  # a byte above 127, as torch-rnn writes it
+MOST_UNPACKED = 10  # bytes in memory for each one of a file; weights can hardly be compressed
 NONE = -1  # the place of `<unk>`, which is the last
 UNKNOWN_NATS = 30.0  # how much less likely `<unk>` is than the likeliest symbol of all: too little to change another
 
@@ -56,7 +58,7 @@ class ForeignModel:
     layers: Sequence[ForeignLayer]
     head_weight: Float32s  # (C, H)
     head_bias: Float32s  # (C,)
-    symbols: Sequence[str] | None = None  # if the file has them
+    symbols: Sequence[Any] | None = None  # if the file has them, as they are in it
     window: int = 0  # characters that the model reads from a zero state for each that it predicts; 0: all of them
 
     def check(self) -> None:
@@ -160,7 +162,7 @@ def _make_symbols(entries: Sequence[Any], source: str) -> Symbols:
 
     Raises InputError for other symbols among bytes in brackets.
     """
-    names = tuple(map(str, entries))
+    names = tuple(map(_name_of, entries))
     values = [_value_of_byte(each) for each in names]
     bytes_alone = [value for value in values if value is not None]
     if len(bytes_alone) < len(names) and any(map(BRACKETED.fullmatch, names)):
@@ -171,6 +173,12 @@ def _make_symbols(entries: Sequence[Any], source: str) -> Symbols:
     if len(bytes_alone) < len(names) or max(bytes_alone, default=0) < 128:  # all ASCII
         return Symbols(names, source)
     return Symbols(tuple(map(chr, bytes_alone)), source, "byte")
+
+
+def _name_of(entry: Any) -> str:
+    """Returns a symbol as text. For anything but text and digits, which a hostile file may have, names its type."""
+    digit = type(entry) is int and 0 <= entry <= 9
+    return str(entry) if isinstance(entry, str) or digit else f"<{type(entry).__name__}>"
 
 
 def _value_of_byte(name: str) -> int | None:
@@ -319,6 +327,12 @@ def reorder_gates(array: Float32s, order: Sequence[int]) -> Float32s:
 
 def _unfit(why: str) -> InputError:
     return InputError(f"the model's weights do not fit one another: {why}; save it anew with its own program")
+
+
+def check_unpacked(archive: ZipFile, path: Path) -> None:
+    """Raises InputError if the files in an archive would take far more bytes than the archive has."""
+    if sum(each.file_size for each in archive.infolist()) > MOST_UNPACKED * path.stat().st_size:
+        raise InputError(f"{path}: its weights would take over {MOST_UNPACKED} times the bytes of the file")
 
 
 def refuse_part(what: str, why: str) -> UsageError:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,19 +14,27 @@ from pathlib import Path
 from typing import get_args
 
 from scriven.arguments import ExportFormat, ExportNumbers, ImportedUnit, RnnActivation, check_choice, check_path
-from scriven.errors import InputError, UsageError, close_paths, did_you_mean, join_names
+from scriven.errors import InputError, UsageError, close_paths, did_you_mean, format_bytes, join_names, shortage
 from scriven.exchange.exported import ExportedModel, read_exported
 from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
-from scriven.exchange.foreign import ForeignModel, find_symbols, write_imported
+from scriven.exchange.foreign import MOST_UNPACKED, ForeignModel, find_symbols, write_imported
 from scriven.exchange.html_page import write_html
 from scriven.exchange.keras_file import read_keras
 from scriven.exchange.onnx_graph import write_onnx
 from scriven.exchange.state_dict import read_state_dict
 from scriven.exchange.torch7_file import read_torch_rnn
 from scriven.runs.folder import RUNS, Which
+from scriven.runs.tensors import physical_memory
+from scriven.safe_files import refuse_stream
 
 AnyPath = str | os.PathLike[str]
 KERAS, TORCH, TORCH_RNN = (".keras", ".h5", ".hdf5"), (".pt", ".pth", ".safetensors"), (".t7",)
+# What another process runs to read a file.
+READ = "import sys, scriven.exchange.formats as f; sys.stdout.buffer.write(f.read_limited(*sys.argv[1:]))"
+READ_SECONDS, READ_BYTES_PER_SECOND = 30, 10_000_000  # of the processor
+READ_WAIT = 20  # times as long by the clock, at most, for a machine that is busy
+OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)  # ends a process after its time
+READ_BYTES = 1 << 30  # of memory, besides MOST_UNPACKED times the file's: torch alone takes 0.2 GB
 
 
 @dataclass(frozen=True)
@@ -124,20 +136,100 @@ def read_foreign(path: Path, activation: str = "tanh") -> ForeignModel:
         raise InputError(f"{path}: there is no such file{did_you_mean(close_paths(str(path)))}")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a model's file, or copy a run of Scriven as it is")
+    refuse_stream(path, "save the model as a plain file")
+    ending = path.suffix.lower()
+    if ending not in KERAS + TORCH + TORCH_RNN:
+        known = join_names([*KERAS, *TORCH, *TORCH_RNN])
+        raise UsageError(f"{path}: the kind of a model's file is told by its ending, one of {known}; rename it")
+    if activation != "tanh" and ending not in TORCH:
+        raise _without_choice(activation, "this kind of file tells its own")
+    model = _read_apart(path, activation)
+    if activation != "tanh" and model.cell != "rnn":
+        raise _without_choice(activation, f"torch's {model.cell} has tanh")
+    return model
+
+
+def read_file(path: Path, activation: str = "tanh") -> ForeignModel:
+    """Reads a file whose ending was checked in this process, where a hostile one may take any time and memory."""
     ending = path.suffix.lower()
     if ending in TORCH:
-        model = read_state_dict(path, activation)
-        if activation != "tanh" and model.cell != "rnn":
-            raise _without_choice(activation, f"torch's {model.cell} has tanh")
-        return model
-    if activation != "tanh" and ending in KERAS + TORCH_RNN:
-        raise _without_choice(activation, "this kind of file tells its own")
-    if ending in KERAS:
-        return read_keras(path)
-    if ending in TORCH_RNN:
-        return read_torch_rnn(path)
-    known = join_names([*KERAS, *TORCH, *TORCH_RNN])
-    raise UsageError(f"{path}: the kind of a model's file is told by its ending, one of {known}; rename it")
+        return read_state_dict(path, activation)
+    return read_keras(path) if ending in KERAS else read_torch_rnn(path)
+
+
+def _read_apart(path: Path, activation: str) -> ForeignModel:
+    """Does what `read_file` does, in another process of bounded time and memory. Raises InputError if these are over.
+
+    Damaged files make HDF5 loop forever, where it hears no signal, or crash; hostile ones of torch make Python do so.
+    """
+    size = path.stat().st_size
+    seconds = READ_SECONDS + size // READ_BYTES_PER_SECOND
+    most = min(READ_BYTES + MOST_UNPACKED * size, physical_memory() // 2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    words = [
+        sys.executable,
+        "-P",
+        "-c",
+        READ,
+        str(path),
+        activation,
+        str(seconds),
+        str(most),
+    ]  # -P: nothing is imported from this folder
+    try:
+        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, timeout=READ_WAIT * seconds, check=False)
+        endless = done.returncode == -OUT_OF_TIME
+    except subprocess.TimeoutExpired:
+        endless = True
+    if endless:
+        raise InputError(f"{path} is damaged: reading it does not end within {seconds} s; save it again")
+    if done.returncode < 0:
+        raise InputError(f"{path} is damaged: reading it ends by signal {-done.returncode}; save it again")
+    found = pickle.loads(done.stdout)
+    if isinstance(found, Exception):
+        raise found
+    assert isinstance(found, ForeignModel)
+    return found
+
+
+def read_limited(path: str, activation: str, seconds: str, most: str) -> bytes:
+    """Returns what `read_file` returns or raises, as a pickle for the process that waits for it.
+
+    First limits the time and the memory of this process.
+    """
+    _limit(int(seconds), int(most))
+    found: ForeignModel | Exception
+    try:
+        found = read_file(Path(path), activation)
+    except RecursionError:
+        found = InputError(f"{path} is damaged: its values are nested in one another without end; save it again")
+    except Exception as error:
+        found = error
+        if shortage(error) == "memory":
+            least = format_bytes(int(most))
+            found = InputError(f"{path}: reading it takes over {least} of memory; save the weights alone")
+    return pickle.dumps(found)
+
+
+def _limit(seconds: int, most: int) -> None:
+    """Limits the processor's time of this process, and on Linux its memory to `most` bytes more than it has."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - Windows has none
+
+    _lower(resource.RLIMIT_CPU, seconds)
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
+        _lower(resource.RLIMIT_DATA, pages * resource.getpagesize() + most)
+
+
+def _lower(limit: int, wanted: int) -> None:
+    """Lowers the limit of a resource, unless it is lower."""
+    import resource  # noqa: PLC0415
+
+    soft, hard = resource.getrlimit(limit)
+    if soft == resource.RLIM_INFINITY or wanted < soft:
+        resource.setrlimit(limit, (wanted, hard))
 
 
 def _without_choice(activation: str, why: str) -> UsageError:

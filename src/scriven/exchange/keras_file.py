@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +18,20 @@ import numpy as np
 
 from scriven.arrays import Float32s
 from scriven.errors import InputError, UsageError
-from scriven.exchange.foreign import ForeignLayer, ForeignModel, refuse_part, reorder_gates
+from scriven.exchange.foreign import (
+    MOST_UNPACKED,
+    ForeignLayer,
+    ForeignModel,
+    check_unpacked,
+    refuse_part,
+    reorder_gates,
+)
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 GATE_ORDER = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2), "rnn": (0,)}  # Keras's places of torch's gates
 SKIPPED = {"InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Softmax"}  # in predicting
 CONFIG_LIMIT = 10_000_000  # bytes of a model's description
-MOST_UNPACKED = 10  # bytes in memory for each one of the file; weights can hardly be compressed
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
-# What another process runs, to see whether it ends; it has this time, and more for a large file.
-TRIAL = "import pathlib, sys; from scriven.exchange import keras_file; keras_file.read_file(pathlib.Path(sys.argv[1]))"
-TRIAL_SECONDS, TRIAL_BYTES_PER_SECOND = 30, 10_000_000
 DAMAGES = (  # what readers of zip files, JSON and HDF5 raise; NotImplementedError is a RuntimeError
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(zipfile.BadZipFile, zlib.error),
@@ -41,24 +41,7 @@ Config = Mapping[str, Any]
 
 
 def read_keras(path: Path) -> ForeignModel:
-    """Reads the model in a file of Keras. Raises InputError if it is damaged; UsageError if Scriven cannot hold it.
-
-    Another process reads it first. Damaged files make HDF5 loop forever, where it hears no signal, or crash.
-    """
-    seconds = TRIAL_SECONDS + path.stat().st_size / TRIAL_BYTES_PER_SECOND
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", TRIAL, str(path)]
-    try:
-        tried = subprocess.run(words, env=environment, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{path} is damaged: reading it does not end within {seconds:.0f} s; save it again") from None
-    if tried.returncode < 0:
-        raise InputError(f"{path} is damaged: reading it ends by signal {-tried.returncode}; save it again")
-    return read_file(path)
-
-
-def read_file(path: Path) -> ForeignModel:
-    """Does what `read_keras` does, in this process."""
+    """Reads the model in a file of Keras. Raises InputError if it is damaged; UsageError if Scriven cannot hold it."""
     try:
         import h5py  # noqa: PLC0415 - an extra
     except ImportError:
@@ -70,8 +53,7 @@ def read_file(path: Path) -> ForeignModel:
             with zipfile.ZipFile(path) as archive:
                 if archive.getinfo(CONFIG_FILE).file_size > CONFIG_LIMIT:
                     raise InputError(f"{path}: the model's description has more than {CONFIG_LIMIT:,} bytes")
-                if archive.getinfo(WEIGHTS_FILE).file_size > MOST_UNPACKED * path.stat().st_size:
-                    raise InputError(f"{path}: its weights would take over {MOST_UNPACKED} times the bytes of the file")
+                check_unpacked(archive, path)
                 config = json.loads(archive.read(CONFIG_FILE))
                 data = io.BytesIO(archive.read(WEIGHTS_FILE))
             with h5py.File(data, "r") as file:

@@ -12,12 +12,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
 from scriven.arrays import Float32s
 from scriven.errors import InputError, UsageError
-from scriven.exchange.foreign import SYMBOL_NAMES, ForeignLayer, ForeignModel, entries_of, refuse_part
+from scriven.exchange.foreign import (
+    SYMBOL_NAMES,
+    ForeignLayer,
+    ForeignModel,
+    check_unpacked,
+    entries_of,
+    refuse_part,
+)
 from scriven.runs.tensors import decode, read_checked
 from scriven.runtime import needing_torch
 
@@ -47,6 +55,9 @@ def _load(path: Path) -> tuple[dict[str, Float32s], list[Any] | None]:
     with needing_torch("scriven import of a file of torch"):
         import torch  # noqa: PLC0415 - no other format needs it
     try:
+        if is_zipfile(path):  # older ones are none
+            with ZipFile(path) as archive:
+                check_unpacked(archive, path)
         with warnings.catch_warnings(action="error"):
             values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -54,7 +65,7 @@ def _load(path: Path) -> tuple[dict[str, Float32s], list[Any] | None]:
             f"{path} holds Python objects, and reading these would run code of the file; in its own program, save the "
             "weights alone: torch.save(model.state_dict(), ...)"
         ) from None
-    except (RuntimeError, ValueError, LookupError, EOFError, OSError, UserWarning, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, EOFError, OSError, UserWarning, AssertionError, BadZipFile) as error:
         told = str(error).partition("\n")[0]
         raise InputError(f"{path} is damaged, or no file that torch saved ({told}); save it again") from None
     found = _find_weights(values, MOST_NESTED)

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,11 +32,10 @@ Table = dict[Any, Any]
 def read_torch_rnn(path: Path) -> ForeignModel:
     """Reads the model in a checkpoint of torch-rnn. Raises InputError if it is damaged; UsageError if it is another."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            return _model(_Torch7Reader(file, path.stat().st_size).read())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        return _model(_Torch7Reader(data).read())
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
         raise InputError(f"{path} is damaged, or no checkpoint of torch-rnn ({error}); copy it again") from None
 
@@ -44,8 +43,8 @@ def read_torch_rnn(path: Path) -> ForeignModel:
 class _Torch7Reader:
     """Reads the values of a .t7 file one after another. Objects become tables, with their class under None."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._place = data, 0
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self._left = file, size, size  # bytes of the file, and those that were not read
         self._known: dict[int, Any] = {}
 
     def read(self, depth: int = 0) -> Any:
@@ -125,10 +124,10 @@ class _Torch7Reader:
         return np.frombuffer(self._take(count * np.dtype(kind).itemsize), kind)
 
     def _take(self, size: int) -> bytes:
-        if not 0 <= size <= len(self._data) - self._place:
-            raise ValueError(f"it ends after {len(self._data):,} bytes, in the midst of a value")
-        self._place += size
-        return self._data[self._place - size : self._place]
+        if not 0 <= size <= self._left or len(data := self._file.read(size)) < size:
+            raise ValueError(f"it ends after {self._size:,} bytes, in the midst of a value")
+        self._left -= size
+        return data
 
 
 def _model(checkpoint: Any) -> ForeignModel:
@@ -160,7 +159,7 @@ def _model(checkpoint: Any) -> ForeignModel:
         layers=layers,
         head_weight=_float32(head["weight"]),
         head_bias=_float32(head["bias"]),
-        symbols=tuple(map(str, _listed(model["idx_to_token"]))),
+        symbols=tuple(_listed(model["idx_to_token"])),
     )
 
 
