@@ -1,11 +1,11 @@
 """Measures how long GET /health/live waits while a server works: 64 streams with log-probabilities, and large bodies.
 
-    python benchmarks/liveness.py RUN [--seconds 20] [--streams 64] [--nice 0] [--no-work]
+    python benchmarks/liveness.py RUN [--seconds 20] [--streams 64] [--beams 0] [--nice 0] [--no-work]
 
 The server, the streams and the requests for health are a process each. Prints the median, the 99th percentile and the
 largest wait in milliseconds. On Linux it also prints them without the time that the server's loop and the client waited
-for a core. `--nice 15` lets the streams and bodies give way to the server if there are few cores; `--no-work` leaves
-them out.
+for a core. `--beams 48` adds as many clients that search with the widest beam. `--nice 15` lets the streams and bodies
+give way to the server if there are few cores; `--no-work` leaves them out.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ async def stream(client: httpx.AsyncClient, until: float) -> None:
                 pass
 
 
+async def search(client: httpx.AsyncClient, until: float) -> None:
+    """Searches for the likeliest texts, one after another."""
+    body = {"prompt": "a", "max_tokens": 200, "beam": 64, "ignore_eos": True}
+    while time.monotonic() < until:
+        await client.post("/v1/completions", json=body)
+
+
 async def send(client: httpx.AsyncClient, until: float) -> None:
     """Sends bodies that are refused."""
     while time.monotonic() < until:
@@ -66,11 +73,12 @@ def queued_seconds(server: int) -> float:
     return sum(int(path.read_text().split()[1]) for path in paths if path.exists()) / 1e9
 
 
-async def work(url: str, streams: int, until: float) -> None:
+async def work(url: str, streams: int, beams: int, until: float) -> None:
     """What keeps the server busy."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        await asyncio.gather(*[stream(client, until) for _ in range(streams)], send(client, until))
+        writing = [stream(client, until) for _ in range(streams)] + [search(client, until) for _ in range(beams)]
+        await asyncio.gather(*writing, *([send(client, until)] if streams else []))
 
 
 def main() -> None:
@@ -79,6 +87,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--beams", type=int, default=0)
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--no-work", action="store_true")
     given = parser.parse_args()
@@ -91,7 +100,7 @@ def main() -> None:
         if not child:
             os.nice(given.nice)
             if not given.no_work:
-                asyncio.run(work(url, given.streams, until))
+                asyncio.run(work(url, given.streams, given.beams, until))
             os._exit(0)
         waits = ask(url, until, server.pid)
         os.waitpid(child, 0)
