@@ -164,20 +164,17 @@ void product_of_columns(const typename F::Number *left, const typename F::Number
 
 // A block as a right factor.
 template <class F> void to_right(const typename F::Number *block, typename F::Number *to) {
-    const auto all = F::lanes_of(F::width);
     for (int64_t i = 0; i < GROUP / 2; ++i)
-        for (int64_t at = 0; at < GROUP; at += F::width)
-            F::put_pair(F::packed(block + 2 * i * GROUP + at, all), F::packed(block + (2 * i + 1) * GROUP + at, all), to, i, at);
+        F::put_pair(F::packed(block + 2 * i * GROUP), F::packed(block + (2 * i + 1) * GROUP), to, i);
 }
 
 // A block of a weight (rows, columns), rounded; zeros where there is no more.
 template <class F>
 void block_of(const float *weight, int64_t rows, int64_t columns, int64_t row, int64_t column, typename F::Number *to) {
-    for (int64_t i = 0; i < GROUP; ++i)
-        for (int64_t at = 0; at < GROUP; at += F::width) {
-            const auto there = F::lanes_of(row + i < rows ? columns - column - at : 0);
-            F::store(to + i * GROUP + at, F::rounded(F::load(weight + (row + i) * columns + column + at, there)));
-        }
+    for (int64_t i = 0; i < GROUP; ++i) {
+        const int64_t there = row + i < rows ? columns - column : 0;
+        F::store(to + i * GROUP, F::rounded(F::load(weight + (row + i) * columns + column, there)));
+    }
 }
 
 // Right factors of x W, or with `turned` of x W^T: for groups of columns of a weight (rows, columns), or of its rows, their
@@ -202,16 +199,15 @@ template <class F> struct Rows {
     const uint8_t *skip;
 
     const typename F::Number *at(int64_t row, int64_t column) const { return values + row * columns + column; }
-    typename F::Packed part(int64_t row, int64_t column) const {  // F::width values
+    typename F::Packed part(int64_t row, int64_t column) const {  // of a group
         const bool there = row < rows && !(skip && skip[row]);
-        return F::packed(at(row, column), F::lanes_of(there ? columns - column : 0));
+        return F::packed(at(row, column), there ? columns - column : 0);
     }
     // A left factor: groups of rows, (groups, parts, GROUP, GROUP); zeros where there are no more.
     void pack(Range groups, typename F::Number *to) const {
         for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP; row += GROUP)
             for (int64_t column = 0; column < columns; column += GROUP, to += SQUARE)
-                for (int64_t i = 0; i < GROUP; ++i)
-                    for (int64_t v = 0; v < GROUP; v += F::width) F::store(to + i * GROUP + v, part(row + i, column + v));
+                for (int64_t i = 0; i < GROUP; ++i) F::store(to + i * GROUP, part(row + i, column));
     }
 };
 
@@ -222,13 +218,10 @@ template <class F> struct Out {
     const float *bias;
 
     void put(const float *sums, int64_t row, int64_t column) const {  // (GROUP, GROUP)
-        for (int64_t at = 0; at < GROUP; at += F::width) {
-            const auto there = F::lanes_of(columns - column - at);
-            const auto first = bias ? F::load(bias + column + at, there) : F::all(0.0f);
-            for (int64_t i = 0; i < GROUP && row + i < rows; ++i)
-                F::store(values + (row + i) * columns + column + at, there,
-                         F::rounded(F::load(sums + i * GROUP + at) + first));
-        }
+        const int64_t there = columns - column;
+        const Values first = bias ? F::load(bias + column, there) : all(0.0f);
+        for (int64_t i = 0; i < GROUP && row + i < rows; ++i)
+            F::store(values + (row + i) * columns + column, F::rounded(F::load(sums + i * GROUP) + first), there);
     }
 };
 

@@ -42,7 +42,6 @@ template <class F> struct Sizes {
 
 template <class F> struct Forward {
     using Number = typename F::Number;
-    using Values = typename F::Values;
     const CrossEntropyForward *call;
     const Sizes<F> sizes;
     const float *bias;      // (width), minus infinity where there is no symbol
@@ -68,17 +67,16 @@ template <class F> struct Forward {
     // What is kept of one row's logits (sums without bias) of a chunk, with their largest, their total, and the target's.
     void softmax(float *sums, Range columns, int64_t row, int64_t chunk) const {
         const int64_t count = columns.end - columns.begin, at = row * sizes.chunks() + chunk;
-        Values most = F::all(-std::numeric_limits<float>::infinity());
-        for (int64_t group = 0; group < count; ++group)
-            for (int64_t v = 0; v < GROUP; v += F::width) {
-                float *own = sums + group * SQUARE + v;
-                const Values logits = F::load(own) + F::load(bias + (columns.begin + group) * GROUP + v);
-                F::store(own, logits);
-                most = larger(most, logits);
-            }
-        float values[F::width];
+        Values most = all(-std::numeric_limits<float>::infinity());
+        for (int64_t group = 0; group < count; ++group) {
+            float *own = sums + group * SQUARE;
+            const Values logits = F::load(own) + F::load(bias + (columns.begin + group) * GROUP);
+            F::store(own, logits);
+            most = larger(most, logits);
+        }
+        float values[GROUP];
         F::store(values, most);
-        const float largest = *std::max_element(values, values + F::width);
+        const float largest = *std::max_element(values, values + GROUP);
         call->factors[at] = largest;
         totals[at] = keep(sums, count, row * sizes.width() + columns.begin * GROUP, largest);
         const int64_t target = call->targets[row] - columns.begin * GROUP;
@@ -87,10 +85,10 @@ template <class F> struct Forward {
 
     // Keeps exp(logit - largest) from place `to` on. Gives their total.
     float keep(const float *sums, int64_t count, int64_t to, float largest) const {
-        Lanes<F> total;
-        for (int64_t column = 0; column < count * GROUP; column += F::width) {
-            const Values logits = F::load(sums + column / GROUP * SQUARE + column % GROUP);
-            const Values values = F::exp2((logits - F::all(largest)) * F::all(LOG2_E));
+        Lanes total;
+        for (int64_t column = 0; column < count * GROUP; column += GROUP) {
+            const Values logits = F::load(sums + column * GROUP);
+            const Values values = F::exp2((logits - all(largest)) * all(LOG2_E));
             total[column] = total[column] + values;
             if (call->kept) F::store(static_cast<Number *>(call->kept) + to + column, F::rounded(values));
         }
@@ -145,13 +143,12 @@ template <class F> struct Backward {
         const int64_t target = there ? call->targets[row] - columns.begin * GROUP : -1;
         const bool here = target >= 0 && target < count * GROUP;
         const float probability = here ? F::number(values[target]) * factor : 0.0f;
-        for (int64_t group = 0; group < count; ++group)
-            for (int64_t v = 0; v < GROUP; v += F::width) {
-                Number *from = values + group * GROUP + v;
-                const auto made = F::rounded(there ? F::load(from) * F::all(factor * dloss) : F::all(0.0f));
-                if (there) F::store(from, made);
-                F::store(left + group * SQUARE + v, made);
-            }
+        for (int64_t group = 0; group < count; ++group) {
+            Number *from = values + group * GROUP;
+            const auto made = F::rounded(there ? F::load(from) * all(factor * dloss) : all(0.0f));
+            if (there) F::store(from, made);
+            F::store(left + group * SQUARE, made);
+        }
         if (here) values[target] = left[target / GROUP * SQUARE + target % GROUP] = F::rounded((probability - 1.0f) * dloss);
     }
 };

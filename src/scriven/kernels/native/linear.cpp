@@ -47,7 +47,7 @@ template <class F> class Gradient {
     }
 
   private:
-    static constexpr int64_t PART = DEPTH * SQUARE;
+    static constexpr int64_t PART = DEPTH * SQUARE, LINE = 64 / sizeof(Number);
     const Rows<F> &dy_, &x_;
     float *const out_, *const column_sums_;
     const int64_t panels_, across_;
@@ -66,11 +66,11 @@ template <class F> class Gradient {
                 Number *right = turned ? block : own;
                 for (int64_t i = 0; i < GROUP / 2; ++i) {
                     const int64_t row = (panel * DEPTH + k) * GROUP + 2 * i;
-                    for (int64_t at = 0; at < GROUP; at += F::width) {
+                    for (int64_t at = 0; at < GROUP; at += LINE) {
                         prefetch(from.at(row + AHEAD, column + at));
                         prefetch(from.at(row + AHEAD + 1, column + at));
-                        F::put_pair(from.part(row, column + at), from.part(row + 1, column + at), right, i, at);
                     }
+                    F::put_pair(from.part(row, column), from.part(row + 1, column), right, i);
                 }
                 if (sums) F::add_rows(right, total);
                 if (turned) F::turn(block, own);
@@ -156,12 +156,12 @@ template <class F> Status project(const Projection *call) {
 template <class F> void add_rows(const AddRows *call, Range columns) {
     const int64_t width = call->n;
     for (int64_t row = 0; row < call->k; ++row)
-        for (int64_t i = columns.begin; i < columns.end; i += F::width) {
+        for (int64_t i = columns.begin; i < columns.end; i += GROUP) {
             const auto *from = static_cast<const typename F::Number *>(call->dy) + row * width + i;
             float *to = call->dtable + call->ids[row] * width + i;
-            const auto there = F::lanes_of(columns.end - i);
+            const int64_t there = columns.end - i;
             prefetch(from + AHEAD * width);
-            F::store(to, there, F::load(to, there) + F::load(from, there));
+            F::store(to, F::load(to, there) + F::load(from, there), there);
         }
 }
 

@@ -70,7 +70,7 @@ template <class F> struct Room {
 
 // A block of sums times `scale`, rounded.
 template <class F> void round_block(const float *sums, float scale, typename F::Number *to) {
-    for (int64_t at = 0; at < SQUARE; at += F::width) F::store(to + at, F::rounded(F::load(sums + at) * F::all(scale)));
+    for (int64_t at = 0; at < SQUARE; at += GROUP) F::store(to + at, F::rounded(F::load(sums + at) * all(scale)));
 }
 
 // A block turned, from its rows and to its rows.
@@ -108,7 +108,6 @@ template <class Work> void each_upper(Range range, int64_t parts, Work &&work) {
 template <class F> class Work {
   public:
     using Number = typename F::Number;
-    using Values = typename F::Values;
 
     Work(const MuonUpdate &call, const Sizes &sizes, int64_t number, const Room<F> &room, const Member &member)
         : call_(call), sizes_(sizes), gradient_(call.gradients[number]), momentum_(call.momenta[number]),
@@ -143,7 +142,7 @@ template <class F> class Work {
     void move() const {
         const Range bands = member_.share(sizes_.bands());
         for (int64_t band = bands.begin; band < bands.end; ++band) {
-            Lanes<F> squares;
+            Lanes squares;
             for (int64_t across = 0; across < (parts_ + BAND - 1) / BAND; ++across)
                 move(sizes_.tall() ? band : across, sizes_.tall() ? across : band, squares);
             room_.squares[band] = squares.total();
@@ -151,19 +150,19 @@ template <class F> class Work {
     }
 
     // The same for LANES x LANES values of the matrix. The order of sums is the same for blocks of any size.
-    void move(int64_t down, int64_t across, Lanes<F> &squares) const {
-        const Values fresh = F::all(call_.scale * (1.0f - call_.momentum)), stays = F::all(call_.momentum);
+    void move(int64_t down, int64_t across, Lanes &squares) const {
+        const Values fresh = all(call_.scale * (1.0f - call_.momentum)), stays = all(call_.momentum);
         alignas(64) Number blocks[BAND * BAND][SQUARE];
         for (int64_t i = 0; i < LANES; ++i)
-            for (int64_t j = 0; j < LANES; j += F::width) {
+            for (int64_t j = 0; j < LANES; j += GROUP) {
                 const int64_t row = down * LANES + i, column = across * LANES + j, at = row * sizes_.columns + column;
-                const auto lanes = F::lanes_of(row < sizes_.rows ? sizes_.columns - column : 0);
-                const Values news = F::load(gradient_ + at, lanes) * fresh;
-                const Values moved = fused(F::load(momentum_ + at, lanes), stays, news);
-                F::store(momentum_ + at, lanes, moved);
+                const int64_t there = row < sizes_.rows ? sizes_.columns - column : 0;
+                const Values news = F::load(gradient_ + at, there) * fresh;
+                const Values moved = fused(F::load(momentum_ + at, there), stays, news);
+                F::store(momentum_ + at, moved, there);
                 const Values value = fused(moved, stays, news);
                 squares[j] = fused(value, value, squares[j]);
-                F::store(blocks[i / GROUP * BAND + j / GROUP] + i % GROUP * GROUP + j % GROUP, F::rounded(value));
+                F::store(blocks[i / GROUP * BAND + j / GROUP] + i % GROUP * GROUP, F::rounded(value));
             }
         for (int64_t i = 0; i < BAND; ++i)
             for (int64_t j = 0; j < BAND; ++j) put(blocks[i * BAND + j], down * BAND + i, across * BAND + j);
@@ -238,8 +237,8 @@ template <class F> class Work {
         products(gram, gram, to, form, [&](const float *sums, int64_t i, int64_t j, Number *block) {
             alignas(64) float values[SQUARE];
             const Number *first = gram.left + (i * parts_ + j) * SQUARE;
-            for (int64_t at = 0; at < SQUARE; at += F::width)
-                F::store(values + at, fused(F::load(sums + at), F::all(call_.c), F::load(first + at) * F::all(call_.b)));
+            for (int64_t at = 0; at < SQUARE; at += GROUP)
+                F::store(values + at, fused(F::load(sums + at), all(call_.c), F::load(first + at) * all(call_.b)));
             for (int64_t row = 0; i == j && row < GROUP; ++row) values[row * GROUP + row] += call_.a;
             round_block<F>(values, 1.0f, block);
         });
@@ -289,12 +288,8 @@ template <class F> class Work {
             std::swap(down, part);
         }
         for (int64_t i = 0; i < GROUP && down * GROUP + i < sizes_.rows; ++i)
-            for (int64_t at = 0; at < GROUP; at += F::width) {
-                const int64_t column = part * GROUP + at;
-                const auto lanes = F::lanes_of(sizes_.columns - column);
-                F::store(update_ + (down * GROUP + i) * sizes_.columns + column, lanes,
-                         F::packed(block + i * GROUP + at, lanes));
-            }
+            F::store(update_ + (down * GROUP + i) * sizes_.columns + part * GROUP, F::packed(block + i * GROUP),
+                     sizes_.columns - part * GROUP);
     }
 };
 
@@ -340,14 +335,12 @@ SCRIVEN_API int64_t scriven_muon_apply(const scriven::MuonApply *call) {
         using F = decltype(format);
         run(call->threads, [&](const Member &member) {
             const Range share = member.share(call->count * groups);
-            for (int64_t number = share.begin; number < share.end; ++number)
-                for (int64_t at = number % groups * GROUP, end = at + GROUP; at < end; at += F::width) {
-                    const auto lanes = F::lanes_of(call->size - at);
-                    float *to = call->weights[number / groups] + at;
-                    const auto *from = static_cast<const typename F::Number *>(call->updates[number / groups]) + at;
-                    const auto kept = F::load(to, lanes) * F::all(call->keep);
-                    F::store(to, lanes, less(F::load(from, lanes), F::all(call->rate), kept));
-                }
+            for (int64_t number = share.begin; number < share.end; ++number) {
+                const int64_t at = number % groups * GROUP, there = call->size - at;
+                float *to = call->weights[number / groups] + at;
+                const auto *from = static_cast<const typename F::Number *>(call->updates[number / groups]) + at;
+                F::store(to, less(F::load(from, there), all(call->rate), F::load(to, there) * all(call->keep)), there);
+            }
         });
         return ok;
     });

@@ -60,20 +60,63 @@ inline void turn_square(const void *from, void *to, int64_t stride) {
     for (int i = 0; i < lanes; ++i) std::memcpy(static_cast<char *>(to) + i * stride, rows + i, sizeof *rows);
 }
 
-inline Floats fused(Floats a, Floats b, Floats c) { return multiply_add(a, b, c); }
-inline Floats less(Floats a, Floats b, Floats c) { return multiply_add(-a, b, c); }  // c - a * b
+// The values of a group of cells, in fp32: what is computed of one row at a time. Everything is done to two vectors at once,
+// and to all gates at once where it can be: one chain of dependent instructions would keep the processor waiting.
+struct Values {
+    Floats low, high;
+};
+
+inline Values all(float value) { return {spread(value), spread(value)}; }
+inline Values operator+(Values a, Values b) { return {a.low + b.low, a.high + b.high}; }
+inline Values operator-(Values a) { return {-a.low, -a.high}; }
+inline Values operator-(Values a, Values b) { return {a.low - b.low, a.high - b.high}; }
+inline Values operator*(Values a, Values b) { return {a.low * b.low, a.high * b.high}; }
+inline Values operator/(Values a, Values b) { return {a.low / b.low, a.high / b.high}; }
+inline Values larger(Values a, Values b) { return {larger(a.low, b.low), larger(a.high, b.high)}; }
+inline Values smaller(Values a, Values b) { return {smaller(a.low, b.low), smaller(a.high, b.high)}; }
+inline Values fused(Values a, Values b, Values c) {
+    return {multiply_add(a.low, b.low, c.low), multiply_add(a.high, b.high, c.high)};
+}
+inline Values less(Values a, Values b, Values c) { return fused(-a, b, c); }  // c - a * b
+template <class Group> Group where(bool stays, Group values) { return stays ? values : Group{}; }
+
+// A vector of the first `count` values from a place, and zeros where there are no more.
+template <class Vector, class Number> Vector first_of(const Number *from, int64_t count) {
+    constexpr int64_t whole = sizeof(Vector) / sizeof(Number);
+    Vector x{};
+    if (count >= whole) std::memcpy(&x, from, sizeof x);
+    else if (count > 0) {
+#if defined(__AVX512F__)
+        if constexpr (whole == lanes) x = (Vector)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), from);
+        else x = (Vector)_mm512_maskz_loadu_epi16((1u << count) - 1, from);
+#else
+        std::memcpy(&x, from, count * sizeof(Number));
+#endif
+    }
+    return x;
+}
+
+template <class Vector, class Number> void put_first(Number *to, Vector x, int64_t count) {
+    constexpr int64_t whole = sizeof(Vector) / sizeof(Number);
+    if (count >= whole) std::memcpy(to, &x, sizeof x);
+    else if (count > 0) {
+#if defined(__AVX512F__)
+        if constexpr (whole == lanes) _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << count) - 1), (__m512i)x);
+        else _mm512_mask_storeu_epi16(to, (1u << count) - 1, (__m512i)x);
+#else
+        std::memcpy(to, &x, count * sizeof(Number));
+#endif
+    }
+}
 
 struct Fp32 {
     using Number = float;
-    using Values = Floats;  // of `width` cells of one row
-    using Packed = Floats;  // the same as they are in memory
-    using Lanes = int64_t;  // how many of them are there
+    using Packed = Values;  // the values of a group as they are in memory
     using Word = Floats;    // in every lane
     struct Registers {
         Registers() {}
     };
     static constexpr bool tiles = false;
-    static constexpr int64_t width = lanes;
     static constexpr int64_t word = 1;              // values of a word
     static constexpr int64_t next_vector = lanes;   // in a row of words of a right factor
     static constexpr int64_t run = GROUP;           // columns that follow each other in a block of it
@@ -89,45 +132,22 @@ struct Fp32 {
     static Word spread_word(const float *from) { return spread(*from); }
     static Floats dot(Word x, Floats right, Floats sum) { return multiply_add(x, right, sum); }
 
-    static Values all(float value) { return spread(value); }
-    static Lanes lanes_of(int64_t count) { return count; }
-    static Values rounded(Values values) { return values; }
+    static Values load(const float *from, int64_t count = GROUP) {
+        return {first_of<Floats>(from, count), first_of<Floats>(from + lanes, count - lanes)};
+    }
+    static void store(float *to, Values values, int64_t count = GROUP) {
+        put_first(to, values.low, count);
+        put_first(to + lanes, values.high, count - lanes);
+    }
+    static Packed packed(const float *from, int64_t count = GROUP) { return load(from, count); }
+    static Packed rounded(Values values) { return values; }
     static float rounded(float value) { return value; }
     static float number(float value) { return value; }
-    static Values where(bool stays, Values values) { return stays ? values : Values{}; }
-    static Values load(const float *from) {
-        Values x;
-        std::memcpy(&x, from, sizeof x);
-        return x;
-    }
-    static void store(float *to, Values x) { std::memcpy(to, &x, sizeof x); }
-    // The first `count` values; zeros for the others.
-    static Values load(const float *from, Lanes count) {
-        if (count >= lanes) return load(from);
-        if (count <= 0) return Values{};
-#if defined(__AVX512F__)
-        return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
-#else
-        Values x{};
-        for (int64_t i = 0; i < count; ++i) x[i] = from[i];
-        return x;
-#endif
-    }
-    static void store(float *to, Lanes count, Values x) {
-        if (count >= lanes) return store(to, x);
-        if (count <= 0) return;
-#if defined(__AVX512F__)
-        _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), x);
-#else
-        for (int64_t i = 0; i < count; ++i) to[i] = x[i];
-#endif
-    }
-    static Packed packed(const float *from, Lanes count) { return load(from, count); }
 
-    // Rows 2 i and 2 i + 1 of a block, from column `at` on, to where a right factor has them.
-    static void put_pair(Packed first, Packed second, float *right, int64_t i, int64_t at) {
-        store(right + 2 * i * GROUP + at, first);
-        store(right + (2 * i + 1) * GROUP + at, second);
+    // Rows 2 i and 2 i + 1 of a block, to where a right factor has them.
+    static void put_pair(Packed first, Packed second, float *right, int64_t i) {
+        store(right + 2 * i * GROUP, first);
+        store(right + (2 * i + 1) * GROUP, second);
     }
     // A left factor of a block becomes the right one of the block turned, and the other way round.
     static void turn(const float *block, float *to) {
@@ -137,15 +157,16 @@ struct Fp32 {
     }
     // Adds the sums of the columns of a right factor.
     static void add_rows(const float *right, float *sums) {
-        for (int64_t k = 0; k < GROUP; ++k)
-            for (int64_t at = 0; at < GROUP; at += lanes) store(sums + at, load(sums + at) + load(right + k * GROUP + at));
+        Values total = load(sums);
+        for (int64_t k = 0; k < GROUP; ++k) total = total + load(right + k * GROUP);
+        store(sums, total);
     }
 
     // 2^x from a polynomial p of r, where x = r + an integer and p r = 2^r - 1: calls finish(k, 2^integer, p r). x is taken
     // for a number from -120 to 120. The polynomial is exact at the Chebyshev nodes of |r| <= 1/2; the integer is added to
     // the exponent. In this order of arguments NaN stays.
     template <int count, class Finish> static void raise(Values *x, Finish &&finish) {
-        constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
+        const Values to_integer = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, in the lowest bits
         constexpr float factors[] = {9.666368515e-03f, 5.550381014e-02f, 2.402234904e-01f, 6.931471806e-01f};
         Values shifted[count], r[count], p[count];
         for (int k = 0; k < count; ++k) x[k] = larger(all(-120.0f), smaller(all(120.0f), x[k]));
@@ -154,19 +175,20 @@ struct Fp32 {
         for (int k = 0; k < count; ++k) p[k] = all(1.338130254e-03f);
         for (float factor : factors)
             for (int k = 0; k < count; ++k) p[k] = fused(p[k], r[k], all(factor));
-        for (int k = 0; k < count; ++k) finish(k, (Values)(((Words)shifted[k] << 23) + 0x3f800000u), p[k] * r[k]);
+        for (int k = 0; k < count; ++k) finish(k, Values{power(shifted[k].low), power(shifted[k].high)}, p[k] * r[k]);
     }
+    static Floats power(Floats shifted) { return (Floats)(((Words)shifted << 23) + 0x3f800000u); }
     static Values exp2(Values x) {
         const Values given = x;
         raise<1>(&x, [&](int, Values power, Values rest) { x = fused(power, rest, power); });
-        return given < -120.0f ? Values{} : x;
+        return {given.low < -120.0f ? Floats{} : x.low, given.high < -120.0f ? Floats{} : x.high};
     }
     // The first `sigmoids` of `count` values to their sigmoids, the others to their hyperbolic tangents, to 4e-7 of their
     // values: from 2^x - 1, so that small results are as exact as large ones. NaN stays.
     template <int count, int sigmoids> static void bound(Values *x) {
-        for (int k = 0; k < count; ++k) x[k] = x[k] * (k < sigmoids ? -1.44269504f : -2.88539008f);
-        raise<count>(x, [&](int k, Values power, Values rest) { x[k] = fused(power, rest, power - 1.0f); });
-        for (int k = 0; k < count; ++k) x[k] = (k < sigmoids ? all(1.0f) : -x[k]) / (x[k] + 2.0f);
+        for (int k = 0; k < count; ++k) x[k] = x[k] * all(k < sigmoids ? -1.44269504f : -2.88539008f);
+        raise<count>(x, [&](int k, Values power, Values rest) { x[k] = fused(power, rest, power - all(1.0f)); });
+        for (int k = 0; k < count; ++k) x[k] = (k < sigmoids ? all(1.0f) : -x[k]) / (x[k] + all(2.0f));
     }
 };
 
@@ -183,68 +205,18 @@ using bf16 = uint16_t;
 
 constexpr int64_t TILE = SQUARE / 2;  // bf16 values in a tile of a vector's columns: 16 rows of 32 values, 1 KB, for AMX
 
-// The values of a group of cells. Everything is done to two vectors at once, and to all gates at once where it can be: one
-// chain of dependent instructions would keep the processor waiting.
-struct TwoVectors {
-    Floats low, high;
-};
-
-inline TwoVectors both(float value) { return {spread(value), spread(value)}; }
-inline TwoVectors operator+(TwoVectors a, TwoVectors b) { return {a.low + b.low, a.high + b.high}; }
-inline TwoVectors operator-(TwoVectors a, TwoVectors b) { return {a.low - b.low, a.high - b.high}; }
-inline TwoVectors operator*(TwoVectors a, TwoVectors b) { return {a.low * b.low, a.high * b.high}; }
-inline TwoVectors fused(TwoVectors a, TwoVectors b, TwoVectors c) {
-    return {fused(a.low, b.low, c.low), fused(a.high, b.high, c.high)};
-}
-inline TwoVectors less(TwoVectors a, TwoVectors b, TwoVectors c) {
-    return {less(a.low, b.low, c.low), less(a.high, b.high, c.high)};
-}
-inline TwoVectors larger(TwoVectors a, TwoVectors b) { return {larger(a.low, b.low), larger(a.high, b.high)}; }
-
 #if defined(__AVX512BF16__)
 
-// What bf16 needs of the processor: loads and stores, conversions, products of pairs, and the cells' functions.
-struct Bf16Instructions {
+// What bf16 needs of the processor: conversions, products of pairs, and the cells' functions.
+struct Bf16Instructions : Fp32 {
     using Packed = __m512i;
-    using Lanes = __mmask32;
-    using Word = Floats;  // in every lane
 
-    static Lanes lanes_of(int64_t count) { return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1; }
-    static __mmask16 upper(Lanes lanes) { return static_cast<__mmask16>(lanes >> 16); }
-    static TwoVectors load(const float *from, Lanes lanes) {
-        return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), from),
-                _mm512_maskz_loadu_ps(upper(lanes), from + 16)};
-    }
-    static void store(float *to, Lanes lanes, TwoVectors values) {
-        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(lanes), values.low);
-        _mm512_mask_storeu_ps(to + 16, upper(lanes), values.high);
-    }
-    static Packed packed(const bf16 *from, Lanes lanes) { return _mm512_maskz_loadu_epi16(lanes, from); }
-    static void store(bf16 *to, Lanes lanes, Packed values) { _mm512_mask_storeu_epi16(to, lanes, values); }
-
-    static Packed rounded(TwoVectors values) { return (__m512i)_mm512_cvtne2ps_pbh(values.high, values.low); }
-    static __m512 fp32_of(__m256i values) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
-    }
-    static TwoVectors fp32(Packed values) {
-        return {fp32_of(_mm512_castsi512_si256(values)), fp32_of(_mm512_extracti64x4_epi64(values, 1))};
-    }
-    static Packed where(bool stays, Packed values) { return _mm512_maskz_mov_epi32(stays ? 0xffff : 0, values); }
-    static TwoVectors where(bool stays, TwoVectors values) {
-        const __mmask16 lanes = stays ? 0xffff : 0;
-        return {_mm512_maskz_mov_ps(lanes, values.low), _mm512_maskz_mov_ps(lanes, values.high)};
-    }
-
-    static Packed pairs_of(Packed values) {  // 16 values and the 16 that stand below them
-        const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                               21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        return _mm512_permutexvar_epi16(order, values);
-    }
-    static Packed lower_pairs(Packed first, Packed second) {
-        return pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1));
-    }
-    static Packed upper_pairs(Packed first, Packed second) {
-        return pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
+    static Packed rounded(Values values) { return (__m512i)_mm512_cvtne2ps_pbh(values.high, values.low); }
+    // The lower halves of two rows, or the upper ones: values and those that stand below them.
+    static Packed pairs(Packed first, Packed second, bool upper) {
+        const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                                             37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+        return _mm512_permutex2var_epi16(first, upper ? _mm512_add_epi16(low, _mm512_set1_epi16(16)) : low, second);
     }
     static Word spread_word(const bf16 *from) {
         int32_t pair;
@@ -254,75 +226,49 @@ struct Bf16Instructions {
     static Floats dot(Word x, Floats right, Floats sum) { return _mm512_dpbf16_ps(sum, (__m512bh)right, (__m512bh)x); }
 
     // 2^x to 3e-6, by a polynomial that is exact at 0 and 1; from 0 to infinity.
-    template <int count> static void raise(TwoVectors *x) {
-        TwoVectors r[count], p[count];
+    template <int count> static void raise(Values *x) {
+        Values r[count], p[count];
         for (int k = 0; k < count; ++k)
             r[k] = {_mm512_reduce_ps(x[k].low, _MM_FROUND_TO_NEG_INF),
                     _mm512_reduce_ps(x[k].high, _MM_FROUND_TO_NEG_INF)};
-        for (int k = 0; k < count; ++k) p[k] = fused(r[k], both(0.013555747f), both(0.05203237f));
+        for (int k = 0; k < count; ++k) p[k] = fused(r[k], all(0.013555747f), all(0.05203237f));
         constexpr float factors[] = {0.24137977f, 0.69303215f, 1.0f};
         for (float factor : factors)
-            for (int k = 0; k < count; ++k) p[k] = fused(p[k], r[k], both(factor));
+            for (int k = 0; k < count; ++k) p[k] = fused(p[k], r[k], all(factor));
         for (int k = 0; k < count; ++k)
             x[k] = {_mm512_scalef_ps(p[k].low, x[k].low), _mm512_scalef_ps(p[k].high, x[k].high)};
     }
-    static TwoVectors exp2(TwoVectors x) {
+    static Values exp2(Values x) {
         raise<1>(&x);
         return x;
     }
     // As in Fp32, to 7e-5 of the values: a fiftieth of what rounding them to bf16 costs.
-    template <int count, int sigmoids> static void bound(TwoVectors *x) {
-        for (int k = 0; k < count; ++k) x[k] = x[k] * both(k < sigmoids ? -1.442695f : -2.88539f);
-        for (int k = sigmoids; k < count; ++k)  // in this order of arguments NaN stays
-            x[k] = {smaller(spread(60.0f), x[k].low), smaller(spread(60.0f), x[k].high)};
+    template <int count, int sigmoids> static void bound(Values *x) {
+        for (int k = 0; k < count; ++k) x[k] = x[k] * all(k < sigmoids ? -1.442695f : -2.88539f);
+        for (int k = sigmoids; k < count; ++k) x[k] = smaller(all(60.0f), x[k]);  // in this order of arguments NaN stays
         raise<count>(x);
-        TwoVectors inverse[count];
-        for (int k = 0; k < count; ++k) inverse[k] = x[k] + both(1.0f);
+        Values inverse[count];
+        for (int k = 0; k < count; ++k) inverse[k] = x[k] + all(1.0f);
         for (int k = 0; k < count; ++k) inverse[k] = {_mm512_rcp14_ps(inverse[k].low), _mm512_rcp14_ps(inverse[k].high)};
-        for (int k = 0; k < count; ++k) x[k] = k < sigmoids ? inverse[k] : (both(1.0f) - x[k]) * inverse[k];
+        for (int k = 0; k < count; ++k) x[k] = k < sigmoids ? inverse[k] : (all(1.0f) - x[k]) * inverse[k];
     }
 };
 
 #else
 
-// The same on arm64. BFDOT rounds each product and each sum to odd, as long as nobody sets FPCR.EBF, which nobody does: all
-// processors give the same bits, which are not those of AVX-512.
-struct Bf16Instructions {
+// The same on arm64, with the cells' functions of fp32. BFDOT rounds each product and each sum to odd, as long as nobody sets
+// FPCR.EBF, which nobody does: all processors give the same bits, which are not those of AVX-512.
+struct Bf16Instructions : Fp32 {
     using Packed = uint16x8_t;
-    using Lanes = int64_t;  // how many of them are there
     using Word = bfloat16x4_t;
 
-    static Lanes lanes_of(int64_t count) { return count; }
-    static TwoVectors load(const float *from, Lanes count) {
-        return {Fp32::load(from, count), Fp32::load(from + lanes, count - lanes)};
-    }
-    static void store(float *to, Lanes count, TwoVectors values) {
-        Fp32::store(to, count, values.low);
-        Fp32::store(to + lanes, count - lanes, values.high);
-    }
-    static Packed packed(const bf16 *from, Lanes count) {
-        Packed values{};
-        if (count >= 2 * lanes) std::memcpy(&values, from, sizeof values);
-        else if (count > 0) std::memcpy(&values, from, count * sizeof *from);
-        return values;
-    }
-    static void store(bf16 *to, Lanes count, Packed values) {
-        if (count >= 2 * lanes) std::memcpy(to, &values, sizeof values);
-        else if (count > 0) std::memcpy(to, &values, count * sizeof *to);
-    }
-
-    static Packed rounded(TwoVectors values) {
+    static Packed rounded(Values values) {
         const bfloat16x8_t low = vcvtq_low_bf16_f32((float32x4_t)values.low);
         return vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(low, (float32x4_t)values.high));
     }
-    static TwoVectors fp32(Packed values) {
-        return {(Floats)lower_pairs(Packed{}, values), (Floats)upper_pairs(Packed{}, values)};
+    static Packed pairs(Packed first, Packed second, bool upper) {
+        return upper ? vzip2q_u16(first, second) : vzip1q_u16(first, second);
     }
-    static Packed where(bool stays, Packed values) { return stays ? values : Packed{}; }
-    static TwoVectors where(bool stays, TwoVectors values) { return stays ? values : TwoVectors{}; }
-
-    static Packed lower_pairs(Packed first, Packed second) { return vzip1q_u16(first, second); }
-    static Packed upper_pairs(Packed first, Packed second) { return vzip2q_u16(first, second); }
     static Word spread_word(const bf16 *from) {
         uint32_t pair;
         std::memcpy(&pair, from, sizeof pair);
@@ -330,16 +276,6 @@ struct Bf16Instructions {
     }
     static Floats dot(Word x, Floats right, Floats sum) {
         return (Floats)vbfdotq_lane_f32((float32x4_t)sum, (bfloat16x8_t)right, x, 0);
-    }
-
-    static TwoVectors exp2(TwoVectors x) { return {Fp32::exp2(x.low), Fp32::exp2(x.high)}; }
-    template <int count, int sigmoids> static void bound(TwoVectors *x) {
-        for (Floats TwoVectors::*half : {&TwoVectors::low, &TwoVectors::high}) {
-            Floats values[count];
-            for (int k = 0; k < count; ++k) values[k] = x[k].*half;
-            Fp32::bound<count, sigmoids>(values);
-            for (int k = 0; k < count; ++k) x[k].*half = values[k];
-        }
     }
 };
 
@@ -349,9 +285,7 @@ struct Bf16Instructions {
 // of a right factor is two tiles of a vector's columns, whose rows have pairs of values that follow each other downwards.
 struct Bf16 : Bf16Instructions {
     using Number = bf16;
-    using Values = TwoVectors;
     using Bf16Instructions::load, Bf16Instructions::rounded, Bf16Instructions::store;
-    static constexpr int64_t width = 2 * lanes;
     static constexpr int64_t word = 2;
     static constexpr int64_t next_vector = TILE;
     static constexpr int64_t run = lanes;
@@ -376,27 +310,22 @@ struct Bf16 : Bf16Instructions {
         Registers &operator=(const Registers &) = delete;
     };
 #else
-    static constexpr bool tiles = false;
-    using Registers = Fp32::Registers;
 #endif
 
     static constexpr int64_t column_at(int64_t column) { return column / lanes * TILE + column % lanes * word; }
 
-    static Values all(float value) { return both(value); }
     static bf16 rounded(float value) { return bf16_of_float(value); }
     static float number(bf16 value) { return float_of_bf16(value); }
-    static Values load(const float *from) { return {Fp32::load(from), Fp32::load(from + lanes)}; }
-    static Values load(const bf16 *from) { return fp32(packed(from, lanes_of(width))); }
-    static Values load(const bf16 *from, Lanes there) { return fp32(packed(from, there)); }
-    static void store(float *to, Values values) {
-        Fp32::store(to, values.low);
-        Fp32::store(to + lanes, values.high);
+    static Packed packed(const bf16 *from, int64_t count = GROUP) { return first_of<Packed>(from, count); }
+    static Values load(const bf16 *from, int64_t count = GROUP) {  // a bf16 value is the upper half of an fp32 one
+        const Packed values = packed(from, count);
+        return {(Floats)pairs(Packed{}, values, false), (Floats)pairs(Packed{}, values, true)};
     }
-    static void store(bf16 *to, Packed values) { std::memcpy(to, &values, sizeof values); }
+    static void store(bf16 *to, Packed values, int64_t count = GROUP) { put_first(to, values, count); }
 
-    static void put_pair(Packed first, Packed second, bf16 *right, int64_t i, int64_t) {
-        store(right + i * GROUP, lower_pairs(first, second));
-        store(right + TILE + i * GROUP, upper_pairs(first, second));
+    static void put_pair(Packed first, Packed second, bf16 *right, int64_t i) {
+        store(right + i * GROUP, pairs(first, second, false));
+        store(right + TILE + i * GROUP, pairs(first, second, true));
     }
     static void turn(const bf16 *block, bf16 *to) {
         for (int64_t tile = 0; tile < 2 * TILE; tile += TILE) turn_square(block + tile, to + tile, GROUP * sizeof(bf16));
@@ -406,17 +335,10 @@ struct Bf16 : Bf16Instructions {
         const Word one = spread_word(ones);
         Values total = load(sums);
         for (const bf16 *end = right + TILE; right < end; right += GROUP) {
-            total.low = dot(one, words(right), total.low);
-            total.high = dot(one, words(right + TILE), total.high);
+            total.low = dot(one, first_of<Floats>(right, GROUP), total.low);
+            total.high = dot(one, first_of<Floats>(right + TILE, GROUP), total.high);
         }
         store(sums, total);
-    }
-
-  private:
-    static Floats words(const bf16 *from) {
-        Floats found;
-        std::memcpy(&found, from, sizeof found);
-        return found;
     }
 };
 
@@ -431,13 +353,13 @@ template <class Work> Status in_format(int64_t bf16, Work &&work) {
 }
 
 // Sums that are made apart, whose total does not depend on the width of vectors.
-template <class F> struct Lanes {
-    typename F::Values values[LANES / F::width] = {};
+struct Lanes {
+    Values values[LANES / GROUP] = {};
 
-    typename F::Values &operator[](int64_t column) { return values[column % LANES / F::width]; }
+    Values &operator[](int64_t column) { return values[column % LANES / GROUP]; }
     float total() const {
         float sums[LANES];
-        for (int64_t v = 0; v < LANES / F::width; ++v) F::store(sums + v * F::width, values[v]);
+        for (int64_t v = 0; v < LANES / GROUP; ++v) Fp32::store(sums + v * GROUP, values[v]);
         for (int64_t half = LANES / 2; half; half /= 2)
             for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
         return sums[0];

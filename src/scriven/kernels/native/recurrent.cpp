@@ -72,7 +72,6 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
 
 template <class F> struct Common {
     using Number = typename F::Number;
-    using Values = typename F::Values;
     using Packed = typename F::Packed;
     Shape shape;
     const uint8_t *fresh;  // (T, N) or null
@@ -96,7 +95,7 @@ template <class F> struct Common {
 
 template <class F, template <class> class CellOf> struct Forward : Common<F> {
     using Base = Common<F>;
-    using typename Base::Number, typename Base::Values, typename Base::Packed;
+    using typename Base::Number, typename Base::Packed;
     using Base::shape, Base::first, Base::place, Base::carried, Base::forgotten;
     using Cell = CellOf<F>;
     static constexpr int products = Cell::gates;
@@ -144,58 +143,50 @@ template <class F, template <class> class CellOf> struct Forward : Common<F> {
                 const Number *from = static_cast<const Number *>(call->x) +
                                      (t * shape.rows + first + row) * shape.inputs + group * GROUP;
                 Number *to = place(t, row / GROUP, shape.groups() + group) + row % GROUP * GROUP;
-                for (int64_t at = 0; at < GROUP; at += F::width)
-                    F::store(to + at, F::packed(from + at, F::lanes_of(shape.inputs - group * GROUP - at)));
+                F::store(to, F::packed(from, shape.inputs - group * GROUP));
             }
     }
 
     void start(int64_t row, Range groups) const {
         const int64_t n = first + row;
         const uint8_t *afresh = forgotten(0, n);
-        for (int64_t cell = groups.begin * GROUP; cell < groups.end * GROUP && cell < shape.cells; cell += F::width) {
-            const int64_t group = cell / GROUP, at = cell % GROUP, from = n * shape.cells + cell;
-            const auto there = F::lanes_of(afresh && *afresh ? 0 : shape.cells - cell);
-            F::store(place(0, row / GROUP, group) + row % GROUP * GROUP + at, F::rounded(F::load(call->h + from, there)));
-            F::store(carried(group, row) + at, F::load((call->c ? call->c : call->h) + from, there));
+        for (int64_t group = groups.begin; group < groups.end; ++group) {
+            const int64_t from = n * shape.cells + group * GROUP, there = afresh && *afresh ? 0 : this->cells_of(group);
+            F::store(place(0, row / GROUP, group) + row % GROUP * GROUP, F::rounded(F::load(call->h + from, there)));
+            F::store(carried(group, row), F::load((call->c ? call->c : call->h) + from, there));
         }
     }
 
     void row(const Unit &unit, int64_t row, const float *sums) const {
-        for (int64_t at = 0; at == 0 || at < unit.cells; at += F::width) values(unit, row, at, sums + at);
-    }
-
-    // The values of one row from `at` on.
-    inline void values(const Unit &unit, int64_t row, int64_t at, const float *sums) const {
-        const int64_t cells = shape.cells;
-        const Number *from = unit.input + (unit.ids ? unit.ids[row] : row) * stride() + at;
+        const int64_t cells = shape.cells, there = unit.cells;
+        const Number *from = unit.input + (unit.ids ? unit.ids[row] : row) * stride();
         const bool stays = !(unit.forgotten && unit.forgotten[row]);
-        const auto there = F::lanes_of(unit.cells - at);
         Values from_input[Cell::gates], from_hidden[Cell::gates], keep[Cell::kept];
         for (int g = 0; g < Cell::gates; ++g) {
             if (!unit.ids) prefetch_to_second_level(from + shape.rows * stride() + g * cells);
             from_input[g] = F::load(from + g * cells, there);
             from_hidden[g] = F::load(sums + g * SQUARE);
         }
-        if constexpr (Cell::apart) from_hidden[2] = from_hidden[2] + F::load(unit.bias + at, there);
-        float *carry_at = unit.carry + row * GROUP + at;
+        if constexpr (Cell::apart) from_hidden[2] = from_hidden[2] + F::load(unit.bias, there);
+        float *carry_at = unit.carry + row * GROUP;
         Values carry = F::load(carry_at);
         const Values out = Cell::forward(from_input, from_hidden, carry, keep);
-        F::store(carry_at, F::where(stays, carry));
+        F::store(carry_at, where(stays, carry));
         const Packed packed = F::rounded(out);
-        F::store(unit.y + row * cells + at, there, packed);
-        F::store(unit.next + row * GROUP + at, F::where(stays, packed));
-        if (unit.h_after) F::store(unit.h_after + row * cells + at, there, out);
-        if (unit.c_after) F::store(unit.c_after + row * cells + at, there, carry);
+        F::store(unit.y + row * cells, packed, there);
+        F::store(unit.next + row * GROUP, where(stays, packed));
+        if (unit.h_after) F::store(unit.h_after + row * cells, out, there);
+        if (unit.c_after) F::store(unit.c_after + row * cells, carry, there);
         if (!unit.kept) return;
         for (int k = 0; k < Cell::kept; ++k)
-            F::store(unit.kept + (row * Cell::kept + k) * GROUP + at, F::rounded(keep[k]));
+            F::store(unit.kept + (row * Cell::kept + k) * GROUP, F::rounded(keep[k]));
     }
 };
 
 // Its step 0 is the layer's last one; after the layer's first one comes a step for the state before.
 template <class F, template <class> class CellOf> struct Backward : Common<F> {
     using Base = Common<F>;
-    using typename Base::Number, typename Base::Values, typename Base::Packed;
+    using typename Base::Number, typename Base::Packed;
     using Base::shape, Base::first, Base::place, Base::carried, Base::forgotten;
     using Cell = CellOf<F>;
     static constexpr int products = 1;
@@ -238,23 +229,17 @@ template <class F, template <class> class CellOf> struct Backward : Common<F> {
     void read(int64_t, int64_t, const Member &) const {}
 
     void start(int64_t row, Range groups) const {
-        for (int64_t cell = groups.begin * GROUP; cell < groups.end * GROUP && cell < shape.cells; cell += F::width) {
-            const int64_t from = (first + row) * shape.cells + cell;
-            const Values last = call->dc_after ? F::load(call->dc_after + from, F::lanes_of(shape.cells - cell)) : F::all(0);
-            F::store(carried(cell / GROUP, row) + cell % GROUP, last);
+        for (int64_t group = groups.begin; group < groups.end; ++group) {
+            const int64_t from = (first + row) * shape.cells + group * GROUP;
+            F::store(carried(group, row), call->dc_after ? F::load(call->dc_after + from, this->cells_of(group)) : all(0.0f));
         }
     }
 
     void row(const Unit &unit, int64_t row, const float *sums) const {
-        for (int64_t at = 0; at == 0 || at < unit.cells; at += F::width)
-            unit.dh ? before(unit, row, at, sums + at) : values(unit, row, at, sums + at);
-    }
-
-    inline void values(const Unit &unit, int64_t row, int64_t at, const float *sums) const {
-        const int64_t cells = shape.cells, groups = shape.groups();
+        if (unit.dh) return before(unit, row, sums);
+        const int64_t cells = shape.cells, groups = shape.groups(), there = unit.cells;
         const bool stays = !(unit.forgotten && unit.forgotten[row]);
-        const auto there = F::lanes_of(unit.cells - at);
-        const Number *from = unit.kept + row * Cell::kept * GROUP + at, *dy = unit.dy + row * cells + at;
+        const Number *from = unit.kept + row * Cell::kept * GROUP, *dy = unit.dy + row * cells;
         Values keep[Cell::kept], dx[Cell::gates], du[Cell::gates];
         for (int k = 0; k < Cell::kept; ++k) {
             prefetch_to_second_level(from + k * GROUP - groups * shape.rows * Cell::kept * GROUP);
@@ -262,30 +247,29 @@ template <class F, template <class> class CellOf> struct Backward : Common<F> {
         }
         prefetch_to_second_level(dy - shape.rows * cells);
         Values out = F::load(sums) + F::load(dy, there);
-        if (unit.dh_after) out = out + F::load(unit.dh_after + row * cells + at, there);
-        float *carry_at = unit.carry + row * GROUP + at;
+        if (unit.dh_after) out = out + F::load(unit.dh_after + row * cells, there);
+        float *carry_at = unit.carry + row * GROUP;
         Values carry = F::load(carry_at);
         Cell::backward(out, carry, keep, dx, du);
-        F::store(carry_at, F::where(stays, carry));
-        Number *next = unit.next + row * GROUP + at;
+        F::store(carry_at, where(stays, carry));
+        Number *next = unit.next + row * GROUP;
         for (int g = 0; g < Cell::gates; ++g, next += groups * SQUARE) {
-            const int64_t to = (row * Cell::gates + g) * cells + at;
+            const int64_t to = (row * Cell::gates + g) * cells;
             prefetch(unit.dsums + to + AHEAD * Cell::gates * cells);
             Packed packed = F::rounded(dx[g]);
-            F::store(unit.dsums + to, there, packed);
+            F::store(unit.dsums + to, packed, there);
             if constexpr (Cell::apart) {
                 packed = F::rounded(du[g]);
-                F::store(unit.dhidden + to, there, packed);
+                F::store(unit.dhidden + to, packed, there);
             }
-            F::store(next, F::where(stays, packed));
+            F::store(next, where(stays, packed));
         }
     }
 
-    void before(const Unit &unit, int64_t row, int64_t at, const float *sums) const {
-        const Values carry = F::load(unit.carry + row * GROUP + at), out = F::load(sums);
-        const auto there = F::lanes_of(unit.cells - at);
-        F::store(unit.dh + row * shape.cells + at, there, Cell::apart ? out + carry : out);
-        if (unit.dc) F::store(unit.dc + row * shape.cells + at, there, carry);
+    void before(const Unit &unit, int64_t row, const float *sums) const {
+        const Values carry = F::load(unit.carry + row * GROUP), out = F::load(sums);
+        F::store(unit.dh + row * shape.cells, Cell::apart ? out + carry : out, unit.cells);
+        if (unit.dc) F::store(unit.dc + row * shape.cells, carry, unit.cells);
     }
 };
 

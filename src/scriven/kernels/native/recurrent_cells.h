@@ -1,4 +1,4 @@
-// What the cells do between the matrix products, for the cells of one row that stand in the `Values` of a number format.
+// What the cells do between the matrix products, for a group of cells of one row.
 //
 // A cell tells how many sums it takes of each kind (`gates`), what it keeps of a step for the way back (`kept` values),
 // and whether its gradients for what comes from the input and from the hidden state differ (`apart`). `carry` is what
@@ -11,12 +11,11 @@
 namespace scriven {
 namespace {
 
-template <class Values> Values sigmoid_slope(Values y) { return less(y, y, y); }
-template <class F, class Values> Values tanh_slope(Values y) { return less(y, y, F::all(1.0f)); }
+inline Values sigmoid_slope(Values y) { return less(y, y, y); }
+inline Values tanh_slope(Values y) { return less(y, y, all(1.0f)); }
 
 // Elman 1990: h = tanh(x + u).
 template <class F> struct Rnn {
-    using Values = typename F::Values;
     static constexpr int gates = 1, kept = 1;
     static constexpr bool apart = false;
 
@@ -27,13 +26,12 @@ template <class F> struct Rnn {
     }
 
     static void backward(Values dh, Values &, const Values *kept, Values *dx, Values *) {
-        dx[0] = dh * tanh_slope<F>(kept[0]);
+        dx[0] = dh * tanh_slope(kept[0]);
     }
 };
 
 // Cho et al. 2014 in torch's form, the reset gate after the product; r, z, n.
 template <class F> struct Gru {
-    using Values = typename F::Values;
     static constexpr int gates = 3, kept = 5;
     static constexpr bool apart = true;
 
@@ -51,7 +49,7 @@ template <class F> struct Gru {
         dh = dh + bypass;
         bypass = dh * z;
         dx[1] = du[1] = dh * kept[4] * sigmoid_slope(z);
-        dx[2] = (dh - bypass) * tanh_slope<F>(n);
+        dx[2] = (dh - bypass) * tanh_slope(n);
         du[2] = dx[2] * r;
         dx[0] = du[0] = dx[2] * kept[3] * sigmoid_slope(r);
     }
@@ -59,7 +57,6 @@ template <class F> struct Gru {
 
 // Hochreiter & Schmidhuber 1997 with a forget gate; torch's order i, f, g, o, and kept as i, f, o, g.
 template <class F> struct Lstm {
-    using Values = typename F::Values;
     static constexpr int gates = 4, kept = 6;
     static constexpr bool apart = false;
 
@@ -74,10 +71,10 @@ template <class F> struct Lstm {
 
     static void backward(Values dh, Values &dc, const Values *kept, Values *dx, Values *) {
         const Values i = kept[0], f = kept[1], o = kept[2], g = kept[3], bounded = kept[5];
-        dc = fused(dh * o, tanh_slope<F>(bounded), dc);
+        dc = fused(dh * o, tanh_slope(bounded), dc);
         dx[0] = dc * g * sigmoid_slope(i);
         dx[1] = dc * kept[4] * sigmoid_slope(f);
-        dx[2] = dc * i * tanh_slope<F>(g);
+        dx[2] = dc * i * tanh_slope(g);
         dx[3] = dh * bounded * sigmoid_slope(o);
         dc = dc * f;
     }
