@@ -6,39 +6,13 @@
 namespace scriven {
 namespace {
 
-// Brings lines into the second-level cache, some at each call, while products are made: of rows that follow each other by
-// `stride` bytes, and of `packed` ones.
-class Fetch {
-  public:
-    Fetch(const void *rows, int64_t count, int64_t stride, int64_t bytes, int64_t calls)
-        : row_(static_cast<const char *>(rows)), stride_(stride), bytes_(bytes), left_(bytes > 0 ? count : 0),
-          each_(calls ? (left_ * ((bytes + LINE - 1) / LINE) + calls - 1) / calls : 0) {}
-    void also(const void *packed, int64_t bytes) { packed_ = static_cast<const char *>(packed), packed_left_ = bytes; }
-
-    void operator()() {
-        for (int64_t i = 0; i < each_; ++i) one();
-    }
-
-  private:
-    static constexpr int64_t LINE = 64;
-    const char *row_, *packed_ = nullptr;
-    const int64_t stride_, bytes_;
-    int64_t left_, at_ = 0, packed_left_ = 0;
-    const int64_t each_;
-
-    void one() {
-        if (packed_left_ > 0) prefetch_to_second_level(packed_), packed_ += LINE, packed_left_ -= LINE;
-        if (left_ <= 0) return;
-        prefetch_to_second_level(row_ + at_);
-        if ((at_ += LINE) >= bytes_) at_ = 0, row_ += stride_, --left_;
-    }
-};
-
 // Some rows of a product, and two vectors of columns. The left factor has columns in the place of rows with `columns`: it
 // is packed as a right one.
-template <class F, bool columns, int rows>
-void rows_of_product(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums,
-                     bool add, Fetch *fetch) {
+template <class F, bool columns, int rows = F::in_registers>
+void rows_of_product(int64_t count, const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums,
+                     bool add) {
+    if constexpr (rows > 1)
+        if (count < rows) return rows_of_product<F, columns, rows - 1>(count, left, right, parts, sums, add);
     constexpr int64_t next = columns ? GROUP : F::word, below = columns ? F::word : GROUP;
     Floats low[rows], high[rows];
     for (int row = 0; row < rows; ++row) {
@@ -46,7 +20,6 @@ void rows_of_product(const typename F::Number *left, const typename F::Number *r
         high[row] = add ? load(sums + row * GROUP + lanes) : Floats{};
     }
     for (int64_t part = 0; part < parts; ++part, left += SQUARE, right += SQUARE) {
-        if (fetch) (*fetch)();
 #pragma GCC unroll 4
         for (int64_t k = 0; k < GROUP / F::word; ++k) {
             const auto *words = right + k * GROUP;
@@ -66,32 +39,17 @@ void rows_of_product(const typename F::Number *left, const typename F::Number *r
     }
 }
 
-template <class F>
-using RowsOfProduct = void (*)(const typename F::Number *, const typename F::Number *, int64_t, float *, bool, Fetch *);
-
-template <class F, bool columns, int... rows>
-RowsOfProduct<F> function_for(int64_t count, std::integer_sequence<int, rows...>) {
-    static constexpr RowsOfProduct<F> functions[] = {rows_of_product<F, columns, rows + 1>...};
-    return functions[count - 1];
-}
-
-template <class F, bool columns> constexpr int64_t run_of = columns ? F::run : GROUP;  // rows that follow each other
-
-// How often `fetch` is called for each part of a product in vectors.
-template <class F, bool columns>
-constexpr int64_t calls = GROUP / run_of<F, columns> * ((run_of<F, columns> + F::in_registers - 1) / F::in_registers);
-
 // A product in vectors: its rows in shares that differ by one at most.
 template <class F, bool columns>
 void product_in_vectors(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums,
-                        bool add, int64_t rows, Fetch *fetch) {
-    constexpr int64_t run = run_of<F, columns>;
+                        bool add, int64_t rows) {
+    constexpr int64_t run = columns ? F::run : GROUP;  // rows that follow each other
     for (int64_t first = 0; first < rows; first += run) {
         const int64_t height = smaller_of(run, rows - first), shares = (height + F::in_registers - 1) / F::in_registers;
         for (int64_t share = 0, row = 0; share < shares; ++share) {
             const int64_t end = (share + 1) * height / shares, at = first + row;
-            const auto function = function_for<F, columns>(end - row, std::make_integer_sequence<int, F::in_registers>());
-            function(left + (columns ? F::column_at(at) : at * GROUP), right, parts, sums + at * GROUP, add, fetch);
+            rows_of_product<F, columns>(end - row, left + (columns ? F::column_at(at) : at * GROUP), right, parts,
+                                        sums + at * GROUP, add);
             row = end;
         }
     }
@@ -136,45 +94,45 @@ inline void product_in_tiles(const bf16 *left, const bf16 *right, int64_t parts,
 
 #endif
 
-// sums (GROUP, GROUP) = left (GROUP, GROUP parts) right (GROUP parts, GROUP). The first `rows` are wanted; others may get any
-// values. `work()` is done meanwhile, or left to the caller, who finishes it after the product.
-template <class F, class Work>
-void product_with(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums,
-                  int64_t rows, Work &&work) {
-    if constexpr (F::tiles) product_in_tiles(left, right, parts, sums, false, work);
-    else product_in_vectors<F, false>(left, right, parts, sums, false, rows, nullptr);
+inline void no_work() {}
+
+// sums (GROUP, GROUP) = left (GROUP, GROUP parts) right (GROUP parts, GROUP), added to what was there before, if `add`. The
+// first `rows` are wanted; others may get any values. `work()` is done meanwhile, or left to the caller, who finishes it after
+// the product. With `columns` the left factor's rows are columns of what was read: vectors take it packed as a right factor,
+// tiles turned.
+template <class F, bool columns = false, class Work = void()>
+void product(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums, bool add = false,
+             int64_t rows = GROUP, Work &&work = no_work) {
+    if constexpr (F::tiles) product_in_tiles(left, right, parts, sums, add, work);
+    else product_in_vectors<F, columns>(left, right, parts, sums, add, rows);
 }
 
-// The same of all rows, added to what was there before, if `add`. `fetch` is done meanwhile where products are in vectors.
-template <class F>
-void product(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums, bool add,
-             Fetch *fetch = nullptr) {
-    if constexpr (F::tiles) product_in_tiles(left, right, parts, sums, add, [] {});
-    else product_in_vectors<F, false>(left, right, parts, sums, add, GROUP, fetch);
-}
+// Matrices (rows, columns) in memory, row after row, as factors of products, which are rounded to the number format; rows
+// where `skip` is not zero count as zeros.
+template <class F, class Source = typename F::Number> struct Rows {
+    using Number = typename F::Number;
+    const Source *values;
+    int64_t rows, columns;
+    const uint8_t *skip = nullptr;
 
-// The same, where the left factor's rows are columns of what was read. Vectors take it as a right factor; for tiles, who
-// packs it turns it.
-template <class F>
-void product_of_columns(const typename F::Number *left, const typename F::Number *right, int64_t parts, float *sums,
-                        bool add, Fetch *fetch) {
-    if constexpr (F::tiles) product_in_tiles(left, right, parts, sums, add, [] {});
-    else product_in_vectors<F, true>(left, right, parts, sums, add, GROUP, fetch);
-}
-
-// A block as a right factor.
-template <class F> void to_right(const typename F::Number *block, typename F::Number *to) {
-    for (int64_t i = 0; i < GROUP / 2; ++i)
-        F::put_pair(F::packed(block + 2 * i * GROUP), F::packed(block + (2 * i + 1) * GROUP), to, i);
-}
-
-// A block of a weight (rows, columns), rounded; zeros where there is no more.
-template <class F>
-void block_of(const float *weight, int64_t rows, int64_t columns, int64_t row, int64_t column, typename F::Number *to) {
-    for (int64_t i = 0; i < GROUP; ++i) {
-        const int64_t there = row + i < rows ? columns - column : 0;
-        F::store(to + i * GROUP, F::rounded(F::load(weight + (row + i) * columns + column, there)));
+    const Source *at(int64_t row, int64_t column) const { return values + row * columns + column; }
+    typename F::Packed part(int64_t row, int64_t column) const {  // of a group
+        const bool there = row < rows && !(skip && skip[row]);
+        return F::packed(at(row, column), there ? columns - column : 0);
     }
+    // A block as a left or as a right factor; zeros where there is no more.
+    void to_left(int64_t row, int64_t column, Number *to) const {
+        for (int64_t i = 0; i < GROUP; ++i) F::store(to + i * GROUP, part(row + i, column));
+    }
+    void to_right(int64_t row, int64_t column, Number *to) const {
+        for (int64_t i = 0; i < GROUP / 2; ++i)
+            F::put_pair(part(row + 2 * i, column), part(row + 2 * i + 1, column), to, i);
+    }
+};
+
+// A left factor of a block as the right one.
+template <class F> void to_right(const typename F::Number *block, typename F::Number *to) {
+    Rows<F>{block, GROUP, GROUP}.to_right(0, 0, to);
 }
 
 // Right factors of x W, or with `turned` of x W^T: for groups of columns of a weight (rows, columns), or of its rows, their
@@ -182,46 +140,50 @@ void block_of(const float *weight, int64_t rows, int64_t columns, int64_t row, i
 template <class F>
 void pack_weight(const float *weight, int64_t rows, int64_t columns, bool turned, Range groups, typename F::Number *to,
                  int64_t stride) {
+    const Rows<F, float> from{weight, rows, columns};
     alignas(64) typename F::Number block[SQUARE];
     for (int64_t group = groups.begin; group < groups.end; ++group)
         for (int64_t part = 0; part < groups_of(turned ? columns : rows); ++part) {
-            const int64_t row = turned ? group : part, column = turned ? part : group;
             typename F::Number *own = to + group * stride + part * SQUARE;
-            block_of<F>(weight, rows, columns, row * GROUP, column * GROUP, block);
-            turned ? F::turn(block, own) : to_right<F>(block, own);
+            if (turned) from.to_left(group * GROUP, part * GROUP, block), F::turn(block, own);
+            else from.to_right(part * GROUP, group * GROUP, own);
         }
 }
 
-// Matrices (rows, columns), row after row; rows where `skip` is not zero count as zeros.
-template <class F> struct Rows {
-    const typename F::Number *values;
-    int64_t rows, columns;
-    const uint8_t *skip;
+// Groups of a weight's columns, of so many, whose part for so many inputs has so many bytes.
+template <class F> int64_t chunk_of(int64_t inputs, int64_t columns, int64_t bytes) {
+    const int64_t most = bytes / (inputs * LANES * static_cast<int64_t>(sizeof(typename F::Number)));
+    return smaller_of((most < 1 ? 1 : most) * LANES / GROUP, columns);
+}
 
-    const typename F::Number *at(int64_t row, int64_t column) const { return values + row * columns + column; }
-    typename F::Packed part(int64_t row, int64_t column) const {  // of a group
-        const bool there = row < rows && !(skip && skip[row]);
-        return F::packed(at(row, column), there ? columns - column : 0);
+// Some groups of the rows of x times a packed weight with so many groups of columns. All rows pass a chunk of the columns
+// before the next one: calls finish(group, columns) when the sums of a group are there, (columns, GROUP, GROUP).
+template <class F, class Finish>
+void times_weight(const Rows<F> &x, Range groups, const typename F::Number *weight, int64_t wide, int64_t chunk,
+                  typename F::Number *left, float *sums, Finish &&finish) {
+    const int64_t parts = groups_of(x.columns);
+    for (Range columns{0, 0}; columns.begin < wide; columns.begin = columns.end) {
+        columns.end = smaller_of(columns.begin + chunk, wide);
+        for (int64_t group = groups.begin; group < groups.end; ++group) {
+            for (int64_t part = 0; part < parts; ++part) x.to_left(group * GROUP, part * GROUP, left + part * SQUARE);
+            for (int64_t column = columns.begin; column < columns.end; ++column)
+                product<F>(left, weight + column * parts * SQUARE, parts, sums + (column - columns.begin) * SQUARE);
+            finish(group, columns);
+        }
     }
-    // A left factor: groups of rows, (groups, parts, GROUP, GROUP); zeros where there are no more.
-    void pack(Range groups, typename F::Number *to) const {
-        for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP; row += GROUP)
-            for (int64_t column = 0; column < columns; column += GROUP, to += SQUARE)
-                for (int64_t i = 0; i < GROUP; ++i) F::store(to + i * GROUP, part(row + i, column));
-    }
-};
+}
 
-// What products become: out (rows, columns), after a bias (columns) or null is added.
+// What products become: out (rows, columns), times `scale`, after a bias (columns) or null is added.
 template <class F> struct Out {
     typename F::Number *values;
     int64_t rows, columns;
-    const float *bias;
+    const float *bias = nullptr;
 
-    void put(const float *sums, int64_t row, int64_t column) const {  // (GROUP, GROUP)
+    void put(const float *sums, int64_t row, int64_t column, float scale = 1.0f) const {  // (GROUP, GROUP)
         const int64_t there = columns - column;
         const Values first = bias ? F::load(bias + column, there) : all(0.0f);
         for (int64_t i = 0; i < GROUP && row + i < rows; ++i)
-            F::store(values + (row + i) * columns + column, F::rounded(F::load(sums + i * GROUP) + first), there);
+            F::store(values + (row + i) * columns + column, F::rounded(F::load(sums + i * GROUP) * all(scale) + first), there);
     }
 };
 

@@ -23,15 +23,11 @@ template <class F> struct Sizes {
     int64_t parts() const { return groups_of(inputs); }
     int64_t columns() const { return groups_of(symbols); }
     int64_t width() const { return columns() * GROUP; }  // values kept of a row
-    int64_t chunk() const {                              // groups of columns
-        const int64_t most = CACHE / (inputs * LANES * static_cast<int64_t>(sizeof(typename F::Number)));
-        return smaller_of((most < 1 ? 1 : most) * LANES / GROUP, columns());
-    }
+    int64_t chunk() const { return chunk_of<F>(inputs, columns(), CACHE); }  // groups of columns
     int64_t chunks() const { return (columns() + chunk() - 1) / chunk(); }
     Range columns_of(int64_t number) const {
         return {number * chunk(), smaller_of((number + 1) * chunk(), columns())};
     }
-    int64_t rows_of(int64_t group) const { return smaller_of(rows - group * GROUP, GROUP); }
     bool possible(const int64_t *targets) const {
         if (rows < 1 || inputs < 1 || symbols < 1) return false;
         for (int64_t row = 0; row < rows; ++row)
@@ -49,24 +45,17 @@ template <class F> struct Forward {
     // `factors` have the largest logits first, and then what makes probabilities of what is kept.
 
     void rows(const Number *weight, Range groups, Number *left, float *sums) const {
-        const Rows<F> y{static_cast<const Number *>(call->y), sizes.rows, sizes.inputs, nullptr};
-        for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
-            const Range columns = sizes.columns_of(chunk);
-            for (int64_t group = groups.begin; group < groups.end; ++group) {
-                y.pack({group, group + 1}, left);
-                for (int64_t column = columns.begin; column < columns.end; ++column)
-                    product<F>(left, weight + column * sizes.parts() * SQUARE, sizes.parts(),
-                               sums + (column - columns.begin) * SQUARE, false);
-                for (int64_t i = 0; i < sizes.rows_of(group); ++i)
-                    softmax(sums + i * GROUP, columns, group * GROUP + i, chunk);
-            }
-        }
+        const Rows<F> y{static_cast<const Number *>(call->y), sizes.rows, sizes.inputs};
+        times_weight<F>(y, groups, weight, sizes.columns(), sizes.chunk(), left, sums, [&](int64_t group, Range columns) {
+            for (int64_t i = 0; i < GROUP && group * GROUP + i < sizes.rows; ++i)
+                softmax(sums + i * GROUP, columns, group * GROUP + i);
+        });
         for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP && row < sizes.rows; ++row) finish(row);
     }
 
     // What is kept of one row's logits (sums without bias) of a chunk, with their largest, their total, and the target's.
-    void softmax(float *sums, Range columns, int64_t row, int64_t chunk) const {
-        const int64_t count = columns.end - columns.begin, at = row * sizes.chunks() + chunk;
+    void softmax(float *sums, Range columns, int64_t row) const {
+        const int64_t count = columns.end - columns.begin, at = row * sizes.chunks() + columns.begin / sizes.chunk();
         Values most = all(-std::numeric_limits<float>::infinity());
         for (int64_t group = 0; group < count; ++group) {
             float *own = sums + group * SQUARE;
@@ -77,22 +66,16 @@ template <class F> struct Forward {
         float values[GROUP];
         F::store(values, most);
         const float largest = *std::max_element(values, values + GROUP);
+        Lanes total;
+        for (int64_t group = 0, to = row * sizes.width() + columns.begin * GROUP; group < count; ++group, to += GROUP) {
+            const Values values = F::exp2((F::load(sums + group * SQUARE) - all(largest)) * all(LOG2_E));
+            total[group * GROUP] = total[group * GROUP] + values;
+            if (call->kept) F::store(static_cast<Number *>(call->kept) + to, F::rounded(values));
+        }
         call->factors[at] = largest;
-        totals[at] = keep(sums, count, row * sizes.width() + columns.begin * GROUP, largest);
+        totals[at] = total.total();
         const int64_t target = call->targets[row] - columns.begin * GROUP;
         if (target >= 0 && target < count * GROUP) call->losses[row] = sums[target / GROUP * SQUARE + target % GROUP];
-    }
-
-    // Keeps exp(logit - largest) from place `to` on. Gives their total.
-    float keep(const float *sums, int64_t count, int64_t to, float largest) const {
-        Lanes total;
-        for (int64_t column = 0; column < count * GROUP; column += GROUP) {
-            const Values logits = F::load(sums + column * GROUP);
-            const Values values = F::exp2((logits - all(largest)) * all(LOG2_E));
-            total[column] = total[column] + values;
-            if (call->kept) F::store(static_cast<Number *>(call->kept) + to + column, F::rounded(values));
-        }
-        return total.total();
     }
 
     // From the largest logits and totals of all chunks: the loss, and what makes probabilities.
@@ -117,7 +100,7 @@ template <class F> struct Backward {
     const Sizes<F> sizes;
 
     void rows(const Number *weight, Range groups, Number *left, float *sums) const {
-        const Out<F> dy{static_cast<Number *>(call->dy), sizes.rows, sizes.inputs, nullptr};
+        const Out<F> dy{static_cast<Number *>(call->dy), sizes.rows, sizes.inputs};
         for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
             const Range columns = sizes.columns_of(chunk);
             for (int64_t group = groups.begin; group < groups.end; ++group) {

@@ -321,6 +321,7 @@ struct Bf16 : Bf16Instructions {
         const Packed values = packed(from, count);
         return {(Floats)pairs(Packed{}, values, false), (Floats)pairs(Packed{}, values, true)};
     }
+    static Packed packed(const float *from, int64_t count) { return rounded(load(from, count)); }
     static void store(bf16 *to, Packed values, int64_t count = GROUP) { put_first(to, values, count); }
 
     static void put_pair(Packed first, Packed second, bf16 *right, int64_t i) {

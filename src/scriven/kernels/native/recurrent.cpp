@@ -60,7 +60,7 @@ void sweep(const Pass &pass, const Member &member, Range groups, int64_t rows, f
             const int64_t group = step % 2 ? groups.end - 1 - past : groups.begin + past;
             const auto *left = pass.place(step, row, 0), *right = pass.right + group * Pass::products * parts * SQUARE;
             for (int64_t p = 0; p < Pass::products; ++p, right += parts * SQUARE)
-                product_with<F>(left, right, pass.parts_in(step), own + p * SQUARE, here, pending);
+                product<F>(left, right, pass.parts_in(step), own + p * SQUARE, false, here, pending);
             pending.finish();
             pending.unit.emplace(pass.unit(step, group, row));
             pending.rows = here, pending.parts = Pass::products * parts, pending.credit = 0, pending.sums = own;
@@ -113,7 +113,7 @@ template <class F, class Cell> struct Forward : Common<F> {
     // This member's part of what is read at t, as left factors beside those of the state.
     void read(int64_t t, int64_t rows, const Member &member) const {
         const Range groups = member.share(groups_of(shape.inputs));
-        const Rows<F> x{static_cast<const Number *>(call->x), shape.steps * shape.rows, shape.inputs, nullptr};
+        const Rows<F> x{static_cast<const Number *>(call->x), shape.steps * shape.rows, shape.inputs};
         for (int64_t row = 0; t < shape.steps && row < rows; ++row)
             for (int64_t group = groups.begin; group < groups.end; ++group)
                 F::store(place(t, row, shape.groups() + group), x.part(t * shape.rows + first + row, group * GROUP));
