@@ -22,78 +22,47 @@ struct Sizes {
     bool tall() const { return rows >= columns; }
     int64_t downs() const { return groups_of(tall() ? rows : columns); }  // groups of X's rows
     int64_t parts() const { return groups_of(tall() ? columns : rows); }  // groups of X's columns
-    int64_t bands() const { return (downs() + BAND - 1) / BAND; }
-    int64_t squares() const { return parts() * parts(); }
+    int64_t bands() const { return bands_of(downs()); }
     int64_t uppers() const {  // blocks in the bands on and above the diagonal
         int64_t count = 0;
         for (int64_t i = 0; i < parts(); ++i) count += parts() - i / BAND * BAND;
         return count;
     }
+    static int64_t bands_of(int64_t groups) { return (groups + BAND - 1) / BAND; }
 };
 
-// A symmetric matrix of blocks: [i][k] as left factors, and [j][k] as right ones, which hold block (k, j).
-template <class F> struct Symmetric {
+// The blocks of a matrix as factors of products: [i][k] as left ones, and [j][k] as right ones, which hold block (k, j).
+template <class F> struct Factors {
     typename F::Number *left, *right;
 };
+
 enum Form { as_left = 1, as_right = 2, as_both = 3 };
 
 // What one matrix needs while it is worked on.
 template <class F> struct Room {
     using Number = typename F::Number;
-    Number *x;                  // (downs, parts) blocks
-    Number *lefts, *rights;     // (parts, DEPTH) blocks of X' and of X
-    float *sums;                // (uppers) blocks
-    double *squares;            // (downs / BAND rounded up)
-    Symmetric<F> small[5];
-    Number *rows;               // (threads, parts) blocks
+    float *sums;          // (uppers) blocks
+    double *squares;      // (bands)
+    Number *rows;         // (threads, parts) blocks
+    Factors<F> panel;     // (parts, DEPTH) blocks of X' and of X
+    Factors<F> small[5];  // symmetric (parts, parts)
+    Number *x;            // (downs, parts) blocks
 
     static int64_t values(const Sizes &size, int64_t threads) {
-        return ((size.downs() + 2 * DEPTH + threads) * size.parts() + 2 * 5 * size.squares()) * SQUARE;
+        return (threads + 2 * DEPTH + 2 * 5 * size.parts() + size.downs()) * size.parts() * SQUARE;
     }
-    Room(const Sizes &size, int64_t threads, Number *values, float *all_sums, double *norms)
-        : sums(all_sums), squares(norms) {
-        const auto taken = [&](int64_t blocks) {
-            Number *before = values;
-            values += blocks * SQUARE;
-            return before;
-        };
-        x = taken(size.downs() * size.parts());
-        lefts = taken(size.parts() * DEPTH);
-        rights = taken(size.parts() * DEPTH);
-        for (Symmetric<F> &each : small) {
-            each.left = taken(size.squares());
-            each.right = taken(size.squares());
-        }
-        rows = taken(threads * size.parts());
+    Room(const Sizes &size, int64_t threads, float *all_sums, double *norms, Number *values)
+        : sums(all_sums), squares(norms), rows(values) {
+        const int64_t row = size.parts() * SQUARE, square = size.parts() * row;
+        panel = {rows + threads * row, rows + (threads + DEPTH) * row};
+        x = panel.right + DEPTH * row;
+        for (Factors<F> &each : small) each = {x, x + square}, x += 2 * square;
     }
 };
 
 // A block of sums times `scale`, rounded.
 template <class F> void round_block(const float *sums, float scale, typename F::Number *to) {
     for (int64_t at = 0; at < SQUARE; at += GROUP) F::store(to + at, F::rounded(F::load(sums + at) * all(scale)));
-}
-
-// A block turned, from its rows and to its rows.
-template <class F> void turn_block(const typename F::Number *block, typename F::Number *to) {
-    alignas(64) typename F::Number right[SQUARE];
-    to_right<F>(block, right);
-    F::turn(right, to);
-}
-
-// Block (i, j) of a symmetric matrix and block (j, i), in the forms that are wanted, from the block's rows. Rounding makes
-// products not quite symmetric, so that the one is made from the other in whole bands alone, at every level.
-template <class F>
-void put_both(const typename F::Number *block, int64_t i, int64_t j, int64_t parts, Form form, const Symmetric<F> &to) {
-    const int64_t here = (i * parts + j) * SQUARE, there = (j * parts + i) * SQUARE;
-    alignas(64) typename F::Number room[SQUARE];
-    typename F::Number *right = form & as_right ? to.right + there : room;
-    to_right<F>(block, right);
-    const bool mirrored = i / BAND != j / BAND;
-    if (form & as_left) {
-        std::memcpy(to.left + here, block, SQUARE * sizeof(*block));
-        if (mirrored) F::turn(right, to.left + there);
-    }
-    if (form & as_right && mirrored) F::turn(block, to.right + here);
 }
 
 // Calls work(number, i, j) for a range of the blocks in the bands on and above the diagonal.
@@ -105,191 +74,163 @@ template <class Work> void each_upper(Range range, int64_t parts, Work &&work) {
 }
 
 // One matrix and a member of the team that works on it.
-template <class F> class Work {
-  public:
+template <class F> struct Work {
     using Number = typename F::Number;
-
-    Work(const MuonUpdate &call, const Sizes &sizes, int64_t number, const Room<F> &room, const Member &member)
-        : call_(call), sizes_(sizes), gradient_(call.gradients[number]), momentum_(call.momenta[number]),
-          update_(static_cast<Number *>(call.updates[number])), room_(room), member_(member), parts_(sizes.parts()) {}
+    const MuonUpdate &call;  // P = aI + bA + cA^2
+    const Sizes sizes;
+    const int64_t number;
+    const Member &member;
+    Room<F> room;
 
     void update() {
         move();
-        if (!update_) return;
-        member_.wait();
-        const double norm = this->norm();
+        if (!call.updates[number]) return;  // only the momentum is wanted
+        member.wait();
+        double sum = 0;
+        for (int64_t band = 0; band < sizes.bands(); ++band) sum += room.squares[band];
+        const double norm = std::sqrt(sum);
         if (!(norm < TOO_LARGE)) return give_nothing();
         const typename F::Registers registers;
-        float scale = 1.0f / (static_cast<float>(norm) + call_.epsilon);  // X is divided by its norm in its products
-        for (int64_t turn = 0; turn < call_.turns; ++turn, scale = 1.0f) {
+        float scale = 1.0f / (static_cast<float>(norm) + call.epsilon);  // X is divided by its norm in its products
+        for (int64_t turn = 0; turn < call.turns; ++turn, scale = 1.0f) {
             multiply(scale * scale);
-            advance(polynomials(call_.steps[turn]), scale, turn + 1 == call_.turns);
-            member_.wait();
+            advance(polynomials(call.steps[turn]), scale, turn + 1 == call.turns);
         }
     }
 
-  private:
-    const MuonUpdate &call_;  // P = aI + bA + cA^2
-    const Sizes &sizes_;
-    const float *const gradient_;
-    float *const momentum_;
-    Number *const update_;  // null where only the momentum is wanted
-    const Room<F> &room_;
-    const Member &member_;
-    const int64_t parts_;
-
-    // The momentum, and X = its Nesterov form with the sums of its squares, of bands of X's rows.
+    // The momentum, and X = its Nesterov form with the sums of its squares, of bands of X's rows. The order of sums is the
+    // same for blocks of any size.
     void move() const {
-        const Range bands = member_.share(sizes_.bands());
+        const Range bands = member.share(sizes.bands());
         for (int64_t band = bands.begin; band < bands.end; ++band) {
             Lanes squares;
-            for (int64_t across = 0; across < (parts_ + BAND - 1) / BAND; ++across)
-                move(sizes_.tall() ? band : across, sizes_.tall() ? across : band, squares);
-            room_.squares[band] = squares.total();
+            for (int64_t other = 0; other < Sizes::bands_of(sizes.parts()); ++other)
+                for (int64_t i = 0; i < BAND; ++i)
+                    for (int64_t j = 0; j < BAND; ++j)
+                        move((sizes.tall() ? band : other) * BAND + i, (sizes.tall() ? other : band) * BAND + j,
+                             squares.values[j]);
+            room.squares[band] = squares.total();
         }
     }
 
-    // The same for LANES x LANES values of the matrix. The order of sums is the same for blocks of any size.
-    void move(int64_t down, int64_t across, Lanes &squares) const {
-        const Values fresh = all(call_.scale * (1.0f - call_.momentum)), stays = all(call_.momentum);
-        alignas(64) Number blocks[BAND * BAND][SQUARE];
-        for (int64_t i = 0; i < LANES; ++i)
-            for (int64_t j = 0; j < LANES; j += GROUP) {
-                const int64_t row = down * LANES + i, column = across * LANES + j, at = row * sizes_.columns + column;
-                const int64_t there = row < sizes_.rows ? sizes_.columns - column : 0;
-                const Values news = F::load(gradient_ + at, there) * fresh;
-                const Values moved = fused(F::load(momentum_ + at, there), stays, news);
-                F::store(momentum_ + at, moved, there);
-                const Values value = fused(moved, stays, news);
-                squares[j] = fused(value, value, squares[j]);
-                F::store(blocks[i / GROUP * BAND + j / GROUP] + i % GROUP * GROUP, F::rounded(value));
-            }
-        for (int64_t i = 0; i < BAND; ++i)
-            for (int64_t j = 0; j < BAND; ++j) put(blocks[i * BAND + j], down * BAND + i, across * BAND + j);
-    }
-
-    // A block of the matrix as one of X.
-    void put(const Number *block, int64_t down, int64_t part) const {
-        if (!sizes_.tall()) std::swap(down, part);
-        if (down >= sizes_.downs() || part >= parts_) return;
-        Number *to = room_.x + (down * parts_ + part) * SQUARE;
-        sizes_.tall() ? void(std::memcpy(to, block, SQUARE * sizeof(Number))) : turn_block<F>(block, to);
-    }
-
-    double norm() const {
-        double sum = 0;
-        for (int64_t band = 0; band < sizes_.bands(); ++band) sum += room_.squares[band];
-        return std::sqrt(sum);
+    // The same for a block of the matrix.
+    void move(int64_t down, int64_t across, Values &squares) const {
+        const Values fresh = all(call.scale * (1.0f - call.momentum)), stays = all(call.momentum);
+        alignas(64) float block[SQUARE], turned[SQUARE];
+        for (int64_t i = 0; i < GROUP; ++i) {
+            const int64_t row = down * GROUP + i, at = row * sizes.columns + across * GROUP;
+            const int64_t there = row < sizes.rows ? sizes.columns - across * GROUP : 0;
+            float *momentum = call.momenta[number] + at;
+            const Values news = F::load(call.gradients[number] + at, there) * fresh;
+            const Values moved = fused(F::load(momentum, there), stays, news), value = fused(moved, stays, news);
+            F::store(momentum, moved, there);
+            squares = fused(value, value, squares);
+            F::store(block + i * GROUP, value);
+        }
+        if (!sizes.tall()) Fp32::turn(block, turned), std::swap(down, across);
+        if (down < sizes.downs() && across < sizes.parts())
+            round_block<F>(sizes.tall() ? block : turned, 1.0f, room.x + (down * sizes.parts() + across) * SQUARE);
     }
 
     void give_nothing() const {
-        const Range rows = member_.share(sizes_.rows);
-        std::memset(update_ + rows.begin * sizes_.columns, 0, (rows.end - rows.begin) * sizes_.columns * sizeof(Number));
+        const Range rows = member.share(sizes.rows);
+        std::memset(static_cast<Number *>(call.updates[number]) + rows.begin * sizes.columns, 0,
+                    (rows.end - rows.begin) * sizes.columns * sizeof(Number));
     }
 
     // A = X'X times `scale`, a panel of X's rows after the other.
     void multiply(float scale) const {
-        for (int64_t begin = 0; begin < sizes_.downs(); begin += DEPTH) {
-            const int64_t left = sizes_.downs() - begin, depth = left < DEPTH ? left : DEPTH;
-            pack(begin, depth);
-            member_.wait();
-            each_upper(member_.share(sizes_.uppers()), parts_, [&](int64_t number, int64_t i, int64_t j) {
-                float *sums = room_.sums + number * SQUARE;
-                product<F>(room_.lefts + i * DEPTH * SQUARE, room_.rights + j * DEPTH * SQUARE, depth, sums, begin > 0);
-                if (left > DEPTH) return;
-                alignas(64) Number block[SQUARE];
-                round_block<F>(sums, scale, block);
-                put_both<F>(block, i, j, parts_, as_both, room_.small[0]);
+        const int64_t parts = sizes.parts();
+        for (int64_t begin = 0; begin < sizes.downs(); begin += DEPTH) {
+            const int64_t left = sizes.downs() - begin, depth = smaller_of(left, DEPTH);
+            const Range share = member.share(parts * depth);
+            for (int64_t place = share.begin; place < share.end; ++place) {
+                const int64_t to = (place % parts * DEPTH + place / parts) * SQUARE;
+                to_right<F>(room.x + (begin * parts + place) * SQUARE, room.panel.right + to);
+                F::turn(room.panel.right + to, room.panel.left + to);
+            }
+            member.wait();
+            each_upper(member.share(sizes.uppers()), parts, [&](int64_t number, int64_t i, int64_t j) {
+                float *sums = room.sums + number * SQUARE;
+                product<F>(room.panel.left + i * DEPTH * SQUARE, room.panel.right + j * DEPTH * SQUARE, depth, sums, begin > 0);
+                if (left <= DEPTH) put_both(sums, scale, i, j, as_both, room.small[0]);
             });
-            member_.wait();
+            member.wait();
         }
     }
 
-    // Some groups of X's rows as factors of X'X.
-    void pack(int64_t begin, int64_t depth) const {
-        const Range share = member_.share(parts_ * depth);
-        for (int64_t number = share.begin; number < share.end; ++number) {
-            const int64_t k = number / parts_, part = number % parts_, to = (part * DEPTH + k) * SQUARE;
-            to_right<F>(room_.x + ((begin + k) * parts_ + part) * SQUARE, room_.rights + to);
-            F::turn(room_.rights + to, room_.lefts + to);
-        }
-    }
-
-    // The product of the P of so many steps, as a right factor: A <- APP from one to the next.
-    Symmetric<F> polynomials(int64_t steps) const {
-        const Symmetric<F> *small = room_.small;
-        const Symmetric<F> &gram = small[0], &between = small[1];
-        Symmetric<F> factor = small[2], other = small[3], power = factor;
+    // The product of the P of so many steps: A <- APP from one to the next.
+    Factors<F> polynomials(int64_t steps) const {
+        const Factors<F> &gram = room.small[0], &between = room.small[1];
+        Factors<F> factor = room.small[2], other = room.small[3], power = factor;
         polynomial(gram, factor, steps > 1 ? as_both : as_right);
         for (int64_t step = 1; step < steps; ++step) {
             times(gram, power, between, as_left);
             times(between, power, gram, as_both);
-            power = small[4];
+            power = room.small[4];
             polynomial(gram, power, as_right);
             times(factor, power, other, step + 1 < steps ? as_left : as_right);
-            const Symmetric<F> before = factor;
-            factor = other, other = before;
+            std::swap(factor, other);
         }
         return factor;
     }
 
-    void polynomial(const Symmetric<F> &gram, const Symmetric<F> &to, Form form) const {
-        products(gram, gram, to, form, [&](const float *sums, int64_t i, int64_t j, Number *block) {
-            alignas(64) float values[SQUARE];
-            const Number *first = gram.left + (i * parts_ + j) * SQUARE;
+    void polynomial(const Factors<F> &gram, const Factors<F> &to, Form form) const {
+        products(gram, gram, to, form, [&](float *sums, int64_t i, int64_t j) {
+            const Number *first = gram.left + (i * sizes.parts() + j) * SQUARE;
             for (int64_t at = 0; at < SQUARE; at += GROUP)
-                F::store(values + at, fused(F::load(sums + at), all(call_.c), F::load(first + at) * all(call_.b)));
-            for (int64_t row = 0; i == j && row < GROUP; ++row) values[row * GROUP + row] += call_.a;
-            round_block<F>(values, 1.0f, block);
+                F::store(sums + at, fused(F::load(sums + at), all(call.c), F::load(first + at) * all(call.b)));
+            for (int64_t row = 0; i == j && row < GROUP; ++row) sums[row * GROUP + row] += call.a;
         });
     }
 
-    void times(const Symmetric<F> &left, const Symmetric<F> &right, const Symmetric<F> &to, Form form) const {
-        products(left, right, to, form,
-                 [](const float *sums, int64_t, int64_t, Number *block) { round_block<F>(sums, 1.0f, block); });
+    void times(const Factors<F> &left, const Factors<F> &right, const Factors<F> &to, Form form) const {
+        products(left, right, to, form, [](float *, int64_t, int64_t) {});
     }
 
-    // to = left times right, where finish(sums, i, j, block) rounds the sums of a block.
+    // to = left times right, symmetric, after finish(sums, i, j) of each block.
     template <class Finish>
-    void products(const Symmetric<F> &left, const Symmetric<F> &right, const Symmetric<F> &to, Form form,
-                  Finish &&finish) const {
-        each_upper(member_.share(sizes_.uppers()), parts_, [&](int64_t, int64_t i, int64_t j) {
+    void products(const Factors<F> &left, const Factors<F> &right, const Factors<F> &to, Form form, Finish &&finish) const {
+        const int64_t parts = sizes.parts();
+        each_upper(member.share(sizes.uppers()), parts, [&](int64_t, int64_t i, int64_t j) {
             alignas(64) float sums[SQUARE];
-            alignas(64) Number block[SQUARE];
-            product<F>(left.left + i * parts_ * SQUARE, right.right + j * parts_ * SQUARE, parts_, sums, false);
-            finish(sums, i, j, block);
-            put_both<F>(block, i, j, parts_, form, to);
+            product<F>(left.left + i * parts * SQUARE, right.right + j * parts * SQUARE, parts, sums);
+            finish(sums, i, j);
+            put_both(sums, 1.0f, i, j, form, to);
         });
-        member_.wait();
+        member.wait();
+    }
+
+    // Block (i, j) of a symmetric matrix, its sums times `scale`, and block (j, i), in the forms that are wanted. Rounding makes
+    // products not quite symmetric, so that the one is made from the other in whole bands alone, at every level.
+    void put_both(const float *sums, float scale, int64_t i, int64_t j, Form form, const Factors<F> &to) const {
+        const int64_t here = (i * sizes.parts() + j) * SQUARE, there = (j * sizes.parts() + i) * SQUARE;
+        alignas(64) Number rooms[2][SQUARE];
+        Number *left = form & as_left ? to.left + here : rooms[0], *right = form & as_right ? to.right + there : rooms[1];
+        round_block<F>(sums, scale, left);
+        to_right<F>(left, right);
+        if (i / BAND == j / BAND) return;
+        if (form & as_left) F::turn(right, to.left + there);
+        if (form & as_right) F::turn(left, to.right + here);
     }
 
     // X <- X times the factor and `scale`, in its place; or the `last` time, the update.
-    void advance(const Symmetric<F> &factor, float scale, bool last) const {
-        Number *made = room_.rows + member_.index * parts_ * SQUARE;
-        const Range downs = member_.share(sizes_.downs());
+    void advance(const Factors<F> &factor, float scale, bool last) {
+        const int64_t parts = sizes.parts();
+        const Out<F> update{static_cast<Number *>(call.updates[number]), sizes.rows, sizes.columns};
+        const Range downs = member.share(sizes.downs());
+        Number *made = room.rows + member.index * parts * SQUARE;
         for (int64_t down = downs.begin; down < downs.end; ++down) {
-            Number *own = room_.x + down * parts_ * SQUARE;
-            for (int64_t part = 0; part < parts_; ++part) {
-                alignas(64) float sums[SQUARE];
-                product<F>(own, factor.right + part * parts_ * SQUARE, parts_, sums, false);
-                round_block<F>(sums, scale, made + part * SQUARE);
-                if (last) give(made + part * SQUARE, down, part);
+            for (int64_t part = 0; part < parts; ++part) {
+                alignas(64) float sums[SQUARE], turned[SQUARE];
+                product<F>(room.x + down * parts * SQUARE, factor.right + part * parts * SQUARE, parts, sums);
+                if (!last) round_block<F>(sums, scale, made + part * SQUARE);
+                else if (sizes.tall()) update.put(sums, down * GROUP, part * GROUP, scale);
+                else Fp32::turn(sums, turned), update.put(turned, part * GROUP, down * GROUP, scale);
             }
-            if (!last) std::memcpy(own, made, parts_ * SQUARE * sizeof(Number));
+            if (!last) std::memcpy(room.x + down * parts * SQUARE, made, parts * SQUARE * sizeof(Number));
         }
-    }
-
-    // A block of X times its factor as one of the update.
-    void give(const Number *block, int64_t down, int64_t part) const {
-        alignas(64) Number turned[SQUARE];
-        if (!sizes_.tall()) {
-            turn_block<F>(block, turned);
-            block = turned;
-            std::swap(down, part);
-        }
-        for (int64_t i = 0; i < GROUP && down * GROUP + i < sizes_.rows; ++i)
-            F::store(update_ + (down * GROUP + i) * sizes_.columns + part * GROUP, F::packed(block + i * GROUP),
-                     sizes_.columns - part * GROUP);
+        member.wait();
     }
 };
 
@@ -304,8 +245,8 @@ template <class F> Status update(const MuonUpdate *call) {
     if (!values || !sums || !squares) return no_memory;
     run(threads, [&](const Member &member) {
         const auto work = [&](int64_t number, int64_t place, const Member &team) {
-            const Room<F> room(sizes, threads, values + place * each, sums + place * blocks, squares + place * bands);
-            Work<F>(*call, sizes, number, room, team).update();
+            const Room<F> room(sizes, threads, sums + place * blocks, squares + place * bands, values + place * each);
+            Work<F>{*call, sizes, number, team, room}.update();
         };
         const int64_t single = count / member.count * member.count;
         for (int64_t i = member.index; i < single; i += member.count) work(i, member.index, Member{0, 1, nullptr});
