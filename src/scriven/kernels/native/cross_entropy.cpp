@@ -18,23 +18,17 @@ constexpr int64_t CACHE = 512 * 1024;  // bytes of W that a chunk may have
 constexpr float LOG2_E = 1.44269504f;
 
 template <class F> struct Sizes {
-    int64_t rows, inputs, symbols;  // T * N, H, V
-
-    int64_t parts() const { return groups_of(inputs); }
-    int64_t columns() const { return groups_of(symbols); }
-    int64_t width() const { return columns() * GROUP; }  // values kept of a row
-    int64_t chunk() const { return chunk_of<F>(inputs, columns(), CACHE); }  // groups of columns
-    int64_t chunks() const { return (columns() + chunk() - 1) / chunk(); }
-    Range columns_of(int64_t number) const {
-        return {number * chunk(), smaller_of((number + 1) * chunk(), columns())};
-    }
-    bool possible(const int64_t *targets) const {
-        if (rows < 1 || inputs < 1 || symbols < 1) return false;
-        for (int64_t row = 0; row < rows; ++row)
-            if (targets[row] < 0 || targets[row] >= symbols) return false;
-        return true;
-    }
+    int64_t rows, inputs, symbols;  // T * N, H, V; not zero
+    int64_t columns = groups_of(symbols), width = columns * GROUP;  // groups of symbols, and values kept of a row
+    int64_t chunk = chunk_of<F>(inputs, columns, CACHE), chunks = (columns + chunk - 1) / chunk;  // in groups
 };
+
+template <class Call> bool possible(const Call *call) {
+    if (call->rows < 1 || call->inputs < 1 || call->symbols < 1) return false;
+    for (int64_t row = 0; row < call->rows; ++row)
+        if (call->targets[row] < 0 || call->targets[row] >= call->symbols) return false;
+    return true;
+}
 
 template <class F> struct Forward {
     using Number = typename F::Number;
@@ -44,18 +38,21 @@ template <class F> struct Forward {
     float *totals;          // (rows, chunks): the sums of what is kept, before it is rounded
     // `factors` have the largest logits first, and then what makes probabilities of what is kept.
 
-    void rows(const Number *weight, Range groups, Number *left, float *sums) const {
+    Status make() const {
         const Rows<F> y{static_cast<const Number *>(call->y), sizes.rows, sizes.inputs};
-        times_weight<F>(y, groups, weight, sizes.columns(), sizes.chunk(), left, sums, [&](int64_t group, Range columns) {
-            for (int64_t i = 0; i < GROUP && group * GROUP + i < sizes.rows; ++i)
-                softmax(sums + i * GROUP, columns, group * GROUP + i);
-        });
-        for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP && row < sizes.rows; ++row) finish(row);
+        const Rows<F, float> weight{call->weight, sizes.symbols, sizes.inputs};
+        const auto pack = [&](int64_t group, Number *left) { y.pack(group, left); };
+        const auto keep = [&](int64_t group, Range columns, float *sums) {
+            const int64_t begin = group * GROUP, end = smaller_of(begin + GROUP, sizes.rows);
+            for (int64_t row = begin; row < end; ++row, sums += GROUP) softmax(sums, columns, row);
+            for (int64_t row = begin; columns.end == sizes.columns && row < end; ++row) finish(row);
+        };
+        return times_weight(call->threads, sizes.rows, weight, true, sizes.chunk, pack, keep);
     }
 
     // What is kept of one row's logits (sums without bias) of a chunk, with their largest, their total, and the target's.
     void softmax(float *sums, Range columns, int64_t row) const {
-        const int64_t count = columns.end - columns.begin, at = row * sizes.chunks() + columns.begin / sizes.chunk();
+        const int64_t count = columns.end - columns.begin, at = row * sizes.chunks + columns.begin / sizes.chunk;
         Values most = all(-std::numeric_limits<float>::infinity());
         for (int64_t group = 0; group < count; ++group) {
             float *own = sums + group * SQUARE;
@@ -67,7 +64,7 @@ template <class F> struct Forward {
         F::store(values, most);
         const float largest = *std::max_element(values, values + GROUP);
         Lanes total;
-        for (int64_t group = 0, to = row * sizes.width() + columns.begin * GROUP; group < count; ++group, to += GROUP) {
+        for (int64_t group = 0, to = row * sizes.width + columns.begin * GROUP; group < count; ++group, to += GROUP) {
             const Values values = F::exp2((F::load(sums + group * SQUARE) - all(largest)) * all(LOG2_E));
             total[group * GROUP] = total[group * GROUP] + values;
             if (call->kept) F::store(static_cast<Number *>(call->kept) + to, F::rounded(values));
@@ -80,7 +77,7 @@ template <class F> struct Forward {
 
     // From the largest logits and totals of all chunks: the loss, and what makes probabilities.
     void finish(int64_t row) const {
-        const int64_t chunks = sizes.chunks();
+        const int64_t chunks = sizes.chunks;
         float *factors = call->factors + row * chunks;
         const float *own = totals + row * chunks, most = *std::max_element(factors, factors + chunks);
         float total = 0;
@@ -99,40 +96,36 @@ template <class F> struct Backward {
     const CrossEntropyBackward *call;
     const Sizes<F> sizes;
 
-    void rows(const Number *weight, Range groups, Number *left, float *sums) const {
+    Status make() const {
+        const Rows<F, float> weight{call->weight, sizes.symbols, sizes.inputs};
         const Out<F> dy{static_cast<Number *>(call->dy), sizes.rows, sizes.inputs};
-        for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
-            const Range columns = sizes.columns_of(chunk);
-            for (int64_t group = groups.begin; group < groups.end; ++group) {
-                float *to = sums + (group - groups.begin) * sizes.parts() * SQUARE;
-                for (int64_t i = 0; i < GROUP; ++i) gradients(chunk, group * GROUP + i, left + i * GROUP);
-                for (int64_t part = 0; part < sizes.parts(); ++part, to += SQUARE) {
-                    product<F>(left, weight + (part * sizes.columns() + columns.begin) * SQUARE,
-                               columns.end - columns.begin, to, chunk > 0);
-                    if (chunk + 1 == sizes.chunks()) dy.put(to, group * GROUP, part * GROUP);
-                }
-            }
-        }
+        const auto pack = [&](int64_t group, Number *left) {
+            for (int64_t i = 0; i < GROUP; ++i) gradients(group * GROUP + i, left + i * GROUP);
+        };
+        const auto finish = [&](int64_t group, Range columns, const float *sums) {
+            for (int64_t column = columns.begin; column < columns.end; ++column, sums += SQUARE)
+                dy.put(sums, group * GROUP, column * GROUP);
+        };
+        return times_weight(call->threads, sizes.rows, weight, false, groups_of(sizes.inputs), pack, finish);
     }
 
-    // The gradients of one row's logits of a chunk, in place of what was kept of them; also as a row of left factors.
-    void gradients(int64_t chunk, int64_t row, Number *left) const {
-        const Range columns = sizes.columns_of(chunk);
-        const int64_t count = columns.end - columns.begin;
-        const bool there = row < sizes.rows;
-        const float dloss = there ? call->dlosses[row] : 0.0f;
-        const float factor = there ? call->factors[row * sizes.chunks() + chunk] : 0.0f;
-        Number *values = static_cast<Number *>(call->kept) + row * sizes.width() + columns.begin * GROUP;
-        const int64_t target = there ? call->targets[row] - columns.begin * GROUP : -1;
-        const bool here = target >= 0 && target < count * GROUP;
-        const float probability = here ? F::number(values[target]) * factor : 0.0f;
-        for (int64_t group = 0; group < count; ++group) {
-            Number *from = values + group * GROUP;
-            const auto made = F::rounded(there ? F::load(from) * all(factor * dloss) : all(0.0f));
-            if (there) F::store(from, made);
+    // The gradients of one row's logits, in place of what was kept of them; also as a row of left factors.
+    void gradients(int64_t row, Number *left) const {
+        const int64_t wide = sizes.columns, chunk = sizes.chunk;
+        if (row >= sizes.rows) {
+            for (int64_t group = 0; group < wide; ++group) F::store(left + group * SQUARE, F::rounded(all(0.0f)));
+            return;
+        }
+        Number *values = static_cast<Number *>(call->kept) + row * sizes.width;
+        const float *factors = call->factors + row * sizes.chunks, dloss = call->dlosses[row];
+        const int64_t target = call->targets[row];
+        const float probability = F::number(values[target]) * factors[target / GROUP / chunk];
+        for (int64_t group = 0; group < wide; ++group) {
+            const auto made = F::rounded(F::load(values + group * GROUP) * all(factors[group / chunk] * dloss));
+            F::store(values + group * GROUP, made);
             F::store(left + group * SQUARE, made);
         }
-        if (here) values[target] = left[target / GROUP * SQUARE + target % GROUP] = F::rounded((probability - 1.0f) * dloss);
+        values[target] = left[target / GROUP * SQUARE + target % GROUP] = F::rounded((probability - 1.0f) * dloss);
     }
 };
 
@@ -147,7 +140,7 @@ SCRIVEN_API int64_t scriven_cross_entropy_chunks(int64_t bf16, int64_t inputs, i
     using namespace scriven;
     int64_t chunks = 0;
     in_format(bf16, [&](auto format) {
-        chunks = Sizes<decltype(format)>{1, inputs, symbols}.chunks();
+        chunks = Sizes<decltype(format)>{1, inputs, symbols}.chunks;
         return ok;
     });
     return chunks;
@@ -156,46 +149,24 @@ SCRIVEN_API int64_t scriven_cross_entropy_chunks(int64_t bf16, int64_t inputs, i
 // The losses of predicting targets (rows) from y (rows, inputs).
 SCRIVEN_API int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *call) {
     using namespace scriven;
+    if (!possible(call)) return bad_argument;
     return in_format(call->bf16, [&](auto format) {
         using F = decltype(format);
         const Sizes<F> sizes{call->rows, call->inputs, call->symbols};
-        if (!sizes.possible(call->targets)) return bad_argument;
-        const int64_t threads = call->threads, part = sizes.parts() * SQUARE, each = sizes.chunk() * SQUARE;
-        const Buffer<typename F::Number> packed(sizes.columns() * part), left(threads * part);
-        const Buffer<float> bias(sizes.width()), totals(sizes.rows * sizes.chunks()), sums(threads * each);
-        if (!packed || !left || !bias || !totals || !sums) return no_memory;
-        for (int64_t i = 0; i < sizes.width(); ++i)
+        const Buffer<float> bias(sizes.width), totals(sizes.rows * sizes.chunks);
+        if (!bias || !totals) return no_memory;
+        for (int64_t i = 0; i < sizes.width; ++i)
             bias[i] = i >= sizes.symbols ? -std::numeric_limits<float>::infinity() : call->bias ? call->bias[i] : 0.0f;
-        const Forward<F> forward{call, sizes, bias, totals};
-        run(threads, [&](const Member &member) {
-            pack_weight<F>(call->weight, sizes.symbols, sizes.inputs, true, member.share(sizes.columns()), packed, part);
-            member.wait();
-            const typename F::Registers registers;
-            forward.rows(packed, member.share(groups_of(sizes.rows)), left + member.index * part, sums + member.index * each);
-        });
-        return ok;
+        return Forward<F>{call, sizes, bias, totals}.make();
     });
 }
 
 // dy from dlosses, and the gradients of the logits in place of `kept`.
 SCRIVEN_API int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *call) {
     using namespace scriven;
+    if (!possible(call)) return bad_argument;
     return in_format(call->bf16, [&](auto format) {
         using F = decltype(format);
-        const Sizes<F> sizes{call->rows, call->inputs, call->symbols};
-        if (!sizes.possible(call->targets)) return bad_argument;
-        const int64_t stride = sizes.columns() * SQUARE, room = sizes.chunk() * SQUARE;
-        const Buffer<typename F::Number> packed(sizes.parts() * stride), left(call->threads * room);
-        const Buffer<float> sums(groups_of(sizes.rows) * sizes.parts() * SQUARE);
-        if (!packed || !left || !sums) return no_memory;
-        const Backward<F> backward{call, sizes};
-        run(call->threads, [&](const Member &member) {
-            pack_weight<F>(call->weight, sizes.symbols, sizes.inputs, false, member.share(sizes.parts()), packed, stride);
-            member.wait();
-            const typename F::Registers registers;
-            const Range groups = member.share(groups_of(sizes.rows));
-            backward.rows(packed, groups, left + member.index * room, sums + groups.begin * sizes.parts() * SQUARE);
-        });
-        return ok;
+        return Backward<F>{call, {call->rows, call->inputs, call->symbols}}.make();
     });
 }

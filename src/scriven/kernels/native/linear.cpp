@@ -92,25 +92,16 @@ template <class F> struct Gradient {
 
 // y = x times a weight.
 template <class F> Status project(const Projection *call) {
-    const int64_t m = call->m, n = call->n, threads = call->threads, wide = groups_of(n);
-    const Rows<F> x{static_cast<const typename F::Number *>(call->x), call->k, m};
-    const Out<F> y{static_cast<typename F::Number *>(call->y), call->k, n, call->bias};
-    const int64_t part = groups_of(m) * SQUARE, chunk = chunk_of<F>(m, wide, CACHE), each = chunk * SQUARE;
-    const Buffer<typename F::Number> right(wide * part), left(threads * part);
-    const Buffer<float> all_sums(threads * each);
-    if (!right || !left || !all_sums) return no_memory;
-    run(threads, [&](const Member &member) {
-        pack_weight<F>(call->weight, call->turned ? n : m, call->turned ? m : n, call->turned, member.share(wide), right, part);
-        member.wait();
-        const typename F::Registers registers;
-        float *sums = all_sums + member.index * each;
-        times_weight<F>(x, member.share(groups_of(call->k)), right, wide, chunk, left + member.index * part, sums,
-                        [&](int64_t group, Range columns) {
-                            for (int64_t column = columns.begin; column < columns.end; ++column)
-                                y.put(sums + (column - columns.begin) * SQUARE, group * GROUP, column * GROUP);
-                        });
-    });
-    return ok;
+    const int64_t k = call->k, m = call->m, n = call->n;
+    const Rows<F> x{static_cast<const typename F::Number *>(call->x), k, m};
+    const Rows<F, float> weight{call->weight, call->turned ? n : m, call->turned ? m : n};
+    const Out<F> y{static_cast<typename F::Number *>(call->y), k, n, call->bias};
+    const auto pack = [&](int64_t group, typename F::Number *left) { x.pack(group, left); };
+    const auto finish = [&](int64_t group, Range columns, const float *sums) {
+        for (int64_t column = columns.begin; column < columns.end; ++column, sums += SQUARE)
+            y.put(sums, group * GROUP, column * GROUP);
+    };
+    return times_weight(call->threads, k, weight, call->turned, chunk_of<F>(m, groups_of(n), CACHE), pack, finish);
 }
 
 // Adds each row of dy to the row of a table that its id names.

@@ -201,8 +201,8 @@ template <class F> struct Work {
         member.wait();
     }
 
-    // Block (i, j) of a symmetric matrix, its sums times `scale`, and block (j, i), in the forms that are wanted. Rounding makes
-    // products not quite symmetric, so that the one is made from the other in whole bands alone, at every level.
+    // Block (i, j) of a symmetric matrix, its sums times `scale`, and block (j, i), in the forms that are wanted. Rounding
+    // makes products not quite symmetric, so that the one is made from the other in whole bands alone, at every level.
     void put_both(const float *sums, float scale, int64_t i, int64_t j, Form form, const Factors<F> &to) const {
         const int64_t here = (i * sizes.parts() + j) * SQUARE, there = (j * sizes.parts() + i) * SQUARE;
         alignas(64) Number rooms[2][SQUARE];

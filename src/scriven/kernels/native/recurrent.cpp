@@ -105,8 +105,8 @@ template <class F, class Cell> struct Forward : Common<F> {
         const int64_t cells = shape.cells, inputs = shape.inputs, one = parts * SQUARE, stride = Cell::gates * one;
         for (int64_t g = 0; g < Cell::gates; ++g) {
             Number *to = right + g * one, *beside = to + shape.groups() * SQUARE;
-            pack_weight<F>(call->weight + g * cells * cells, cells, cells, true, groups, to, stride);
-            pack_weight<F>(call->weight_x + g * cells * inputs, cells, inputs, true, groups, beside, stride);
+            pack_weight<F>({call->weight + g * cells * cells, cells, cells}, true, groups, to, stride);
+            pack_weight<F>({call->weight_x + g * cells * inputs, cells, inputs}, true, groups, beside, stride);
         }
     }
 
@@ -180,7 +180,7 @@ template <class F, class Cell> struct Backward : Common<F> {
     void pack(Range groups) const {
         const int64_t cells = shape.cells, stride = parts * SQUARE;
         for (int64_t g = 0; g < Cell::gates; ++g)
-            pack_weight<F>(call->weight + g * cells * cells, cells, cells, false, groups,
+            pack_weight<F>({call->weight + g * cells * cells, cells, cells}, false, groups,
                            right + g * shape.groups() * SQUARE, stride);
     }
 
