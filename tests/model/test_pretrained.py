@@ -1,6 +1,7 @@
 """Embeddings from files and models: whatever is written is read, whatever is wrong is named."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from scriven.errors import InputError, UsageError
-from scriven.model import CharLM
+from scriven.model import CharLM, pretrained
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
@@ -105,6 +106,19 @@ def test_a_byte_that_is_not_utf_8_is_the_symbol_that_it_is_in_a_text(tmp_path: P
 def test_what_is_wrong_in_a_text_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_embeddings(write_file(tmp_path / "v.txt", text))
+
+
+def test_a_line_without_an_end_and_a_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line was read until its end, or that of the memory."""
+    monkeypatch.setattr(pretrained, "LONGEST_LINE", 100)
+    for text in ("a" * 300, "a 1 2\nb 1 " + "2" * 300):
+        (tmp_path / "vectors").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=r"should be a symbol and numbers|line 2 .* must be a symbol"):
+            read_embeddings(str(tmp_path / "vectors"))
+    if sys.platform != "win32":
+        (tmp_path / "zeros").symlink_to("/dev/zero")
+        with pytest.raises(InputError, match="a pipe, a device or a socket"):
+            read_embeddings(str(tmp_path / "zeros"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from scriven.errors import InputError, UsageError
 from scriven.model.language_model import CharLM
+from scriven.safe_files import refuse_stream
 from scriven.settings import Unit
 from scriven.vocabulary import Vocabulary
 
@@ -26,6 +28,7 @@ ESCAPE = re.compile(r"\\([abfnrtv\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-f
 SAFETENSORS = ".safetensors"
 BYTES_AS_CHARACTERS = 128  # bytes below this are the same symbols as characters
 COUNT_DIGITS = 18  # at most, in a number of rows or columns, so that it fits 64 bits
+LONGEST_LINE = 1 << 24  # characters
 LINE_SHOWN = 40  # characters of a wrong line that are shown
 
 
@@ -55,6 +58,7 @@ def read_embeddings(path: str) -> Embeddings:
 
     Raises InputError if it cannot be read, has another format, or has no single character.
     """
+    refuse_stream(Path(path), "save the embeddings as a plain file")
     rows, skipped = _read_safetensors(path) if path.endswith(SAFETENSORS) else _read_text(path)
     if not rows:
         raise InputError(f"{path} has no embedding of a single character among {skipped:,} entries; give another file")
@@ -138,13 +142,13 @@ def _open_text(path: str) -> Iterator[TextIO]:
 
 def _head(path: str, file: TextIO) -> tuple[int | None, int]:
     """The number of rows that the first line states (or None), and the width D. Leaves `file` at the first row."""
-    first = file.readline()
+    first = file.readline(LONGEST_LINE)
     fields = first.split()
     if len(fields) == 2 and all(map(_is_count, fields)):
         count, width = map(int, fields)
     else:
         while first and not first.strip():
-            first = file.readline()
+            first = file.readline(LONGEST_LINE)
         numbers = takewhile(_is_number, reversed(first.rstrip(" \r\n").split(" ")[1:]))
         count, width = None, sum(1 for _ in numbers)
         file.seek(0)
@@ -156,8 +160,10 @@ def _head(path: str, file: TextIO) -> tuple[int | None, int]:
 def _entries(path: str, file: TextIO, width: int, first: int) -> Iterator[tuple[int, str, list[str]]]:
     """The number, symbol and values of every line. The values come last, so that a symbol may be a space."""
     after_empty = False
-    for number, line in enumerate(file, first):
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), first):
         text = line.rstrip(" \r\n")
+        if len(line) == LONGEST_LINE:
+            raise _wrong(path, number, width, text)
         if text:
             token, *values = text.rsplit(" ", width)
             if len(values) < width or (" " in token and _is_number(token.rsplit(" ", 1)[1])):
