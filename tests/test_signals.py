@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,12 +92,13 @@ def test_the_second_signal_is_an_error_and_the_first_is_told(monkeypatch: pytest
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def test_what_a_launcher_and_its_job_are_sent_is_one_request() -> None:
-    flag = StopFlag(once_for=0.3)
+def test_what_a_launcher_and_its_job_are_sent_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag, clock = StopFlag(once_for=0.3), SimpleNamespace(monotonic=lambda: 5.0)
+    monkeypatch.setattr("scriven.signals.time", clock)
     with flag.listening():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.4)
+        clock.monotonic = lambda: 5.4
         with pytest.raises(Interrupted, match="at once"):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -211,11 +213,11 @@ SLOW = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--trainin
 
 @pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
-    """The evaluation would take minutes: 20 million characters. Once saves, twice does not even wait for that."""
+    """The evaluation would take long: 8 million characters. Once saves, twice does not even wait for that."""
     (tmp_path / "book.txt").write_text("one two three four\n" * 30)
-    (tmp_path / "long.txt").write_text("one two three four\n" * 1_000_000)
+    (tmp_path / "long.txt").write_text("one two three four\n" * 420_000)
     words = ["--steps", "100", "--monitor.every-steps", "3", "--json", "--corpus.validation-file", "long.txt"]
-    exact = ["--training.evaluation-characters", "19000000"]
+    exact = ["--training.evaluation-characters", "7900000"]
     process = start(tmp_path, "train", "book.txt", *SLOW, *words, *exact)
     line_with(process, '"step": 3')
     time.sleep(0.7)  # the evaluation has begun
