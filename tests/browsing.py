@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-SECONDS = 20  # for what is waited for on the page; machines that test may have other work
+SECONDS = 60  # for what is waited for on the page; machines that test may have other work
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -10,7 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 EXECUTED = sorted(FOLDER.glob("*.ipynb"))  # with the outputs that readers see
 NOTEBOOKS = [*sorted(FOLDER.glob("*.md")), *EXECUTED]
-BUDGETS = ((r"\b(steps=|step == )\d+", r"\g<1>6"), (r"\bminutes=[\d.]+", "steps=6"))
+BUDGETS = ((r"\b(steps=|step == )\d+", r"\g<1>3"), (r"\bminutes=[\d.]+", "steps=3"))
 LARGEST_BYTES = 150_000  # of a notebook with its outputs
 
 
@@ -48,7 +48,7 @@ def test_a_notebook_runs(path: Path, folder: Path) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"] == []
     (progress,) = outputs(cells, "run = scriven.train")  # one display, which has changed
-    assert "step 6" in progress.data["text/html"] and "Done after 6 steps" in progress.data["text/html"]
+    assert "step 3" in progress.data["text/html"] and "Done after 3 steps" in progress.data["text/html"]
     assert "<svg" in progress.data["text/html"]
     (coloured,) = outputs(cells, "# the darker")
     assert "background: rgba" in coloured.data["text/html"]

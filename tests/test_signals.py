@@ -137,7 +137,7 @@ def test_a_process_that_is_stuck_in_foreign_code_ends_all_the_same() -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "last\n"
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
 
 
 def test_samples_are_left_within_a_character(book: Path, tmp_path: Path) -> None:

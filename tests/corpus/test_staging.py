@@ -101,7 +101,7 @@ def test_a_signal_ends_building_from_a_standard_input_that_says_nothing(tmp_path
         while not list(tmp_path.glob("out/.scriven-building-*/training-draft")):
             time.sleep(0.01)
         process.terminate()
-        assert process.wait(10) == 143
+        assert process.wait(60) == 143
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -105,7 +105,7 @@ def test_signals_are_noticed_while_another_worker_never_answers(tmp_path: Path) 
         process.terminate()
         assert told.readline() == "left\n"
         assert told.readline() == "2 again\n"
-        assert process.wait(20) == 143
+        assert process.wait(60) == 143
     with pytest.raises(ProcessLookupError):
         os.kill(other, 0)
 

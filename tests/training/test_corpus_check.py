@@ -95,5 +95,5 @@ def test_a_check_that_takes_long_is_waited_for_once_and_left(corpus: Path, monke
         for _ in range(3):
             check.tell(wait=True)
     going_on.set()
-    check._thread.join(5)
+    check._thread.join(60)
     assert not check._thread.is_alive()
