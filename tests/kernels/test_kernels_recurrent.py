@@ -240,22 +240,23 @@ def test_a_projection_is_a_linear_layer(
 
 
 def by_layer(
-    cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor, dtype: torch.dtype
+    cell: str, x: Tensor, ids: Tensor | None, weights: tuple[Tensor, ...], fresh: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Outputs, states and the gradients of all arguments, of a layer that multiplies what it reads as it goes."""
+    """Outputs, states and the gradients of all arguments, of a layer that multiplies what it reads."""
     weight_x, weight, bias = weights
-    h = torch.full((x.shape[1], weight.shape[1]), 0.5)
-    state = (h, -h) if cell == "lstm" else (h,)
-    y, after = recurrent.recurrent(cell, bias, weight, state, dtype=dtype, x=x, weight_x=weight_x, fresh=fresh)
+    h = torch.full((fresh.shape[1], weight.shape[1]), 0.5)
+    state, own = (h, -h) if cell == "lstm" else (h,), torch.zeros(weight.shape[1]) if cell == "gru" else None
+    read = {"ids": ids, "x": x, "weight_x": weight_x, "bias": own, "fresh": fresh}
+    y, after = recurrent.recurrent(cell, bias, weight, state, dtype=dtype, **read)
     return y, *after, *torch.autograd.grad(y.float().square().sum(), (x, *weights))
 
 
-def by_loop(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) -> tuple[Tensor, ...]:
+def by_loop(cell: str, x: Tensor, ids: Tensor | None, weights: tuple[Tensor, ...], fresh: Tensor) -> tuple[Tensor, ...]:
     """The same, step after step."""
     weight_x, weight, bias = weights
-    h, outputs = torch.full((x.shape[1], weight.shape[1]), 0.5), []
+    h, outputs = torch.full((fresh.shape[1], weight.shape[1]), 0.5), []
     state: LayerState = (h, -h) if cell == "lstm" else (h,)
-    for inputs, begins in zip(functional.linear(x, weight_x, bias), fresh, strict=True):
+    for inputs, begins in zip(functional.linear(x if ids is None else x[ids], weight_x, bias), fresh, strict=True):
         state = tuple(part.masked_fill(begins[:, None], 0) for part in state)
         state = STEPS[cell](inputs, functional.linear(state[0], weight), state, torch.tanh)
         outputs.append(state[0])
@@ -263,23 +264,30 @@ def by_loop(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) ->
     return y, *state, *torch.autograd.grad(y.square().sum(), (x, *weights))
 
 
+@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 17, 33), (4, 33, 70, 40), (3, 100, 40, 257)], ids=str)
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", STEPS)
 @in_each_format
-def test_what_is_read_is_multiplied_on_the_way(
-    variant: str, dtype: torch.dtype, cell: str, shape: tuple[int, int, int, int], with_threads: Callable[[int], None]
+def test_what_is_read_is_multiplied_too(
+    variant: str,
+    dtype: torch.dtype,
+    cell: str,
+    shape: tuple[int, int, int, int],
+    folded: bool,
+    with_threads: Callable[[int], None],
 ) -> None:
     torch.manual_seed(0)
     steps, rows, inputs, cells = shape
     gates = recurrent.CELLS[cell].gates * cells
-    x, fresh = torch.randn(steps, rows, inputs).requires_grad_(), torch.rand(steps, rows) < 0.2
-    sizes = (gates, inputs), (gates, cells), (gates,)
+    ids = torch.randint(0, V, (steps, rows)) if folded else None
+    x = torch.randn(*((V,) if folded else (steps, rows)), inputs).requires_grad_()
+    fresh, sizes = torch.rand(steps, rows) < 0.2, ((gates, inputs), (gates, cells), (gates,))
     weights = tuple((torch.randn(size) / math.sqrt(size[-1])).requires_grad_() for size in sizes)
     found = []
     for threads in (1, 2, 3):
         with_threads(threads)
-        found.append(by_layer(cell, x, weights, fresh, dtype))
-    check(found[0], by_loop(cell, x, weights, fresh), dtype)
+        found.append(by_layer(cell, x, ids, weights, fresh, dtype))
+    check(found[0], by_loop(cell, x, ids, weights, fresh), dtype)
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 

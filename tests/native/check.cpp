@@ -15,7 +15,6 @@ int64_t scriven_features();
 int64_t scriven_scan_forward(const scriven::ScanForward *);
 int64_t scriven_recurrent_forward(const scriven::RecurrentForward *);
 int64_t scriven_recurrent_backward(const scriven::RecurrentBackward *);
-int64_t scriven_weight_gradient(const scriven::WeightGradient *);
 int64_t scriven_projection(const scriven::Projection *);
 int64_t scriven_cross_entropy_width(int64_t);
 int64_t scriven_cross_entropy_chunks(int64_t, int64_t, int64_t);
@@ -23,7 +22,6 @@ int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *);
 int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *);
 int64_t scriven_muon_update(const scriven::MuonUpdate *);
 int64_t scriven_muon_apply(const scriven::MuonApply *);
-int64_t scriven_add_rows(const scriven::AddRows *);
 int64_t scriven_adamw_step(const scriven::AdamwStep *);
 int64_t scriven_text_translate(const scriven::TextTranslate *);
 int64_t scriven_counts_open(const scriven::CountsOpen *);
@@ -177,7 +175,7 @@ void check_layer(int64_t threads, const Layer &it) {
     const int64_t all = it.steps * it.states(), sums = all * it.gates;
     Array input(it.input), y(all), kept(it.steps * (it.cells + 31) / 32 * 32 * it.rows * it.kept * 32);
     Floats h(it.states()), c(it.states());
-    const bool has_c = it.cell == 2, apart = it.cell == 1;
+    const bool has_c = it.cell == 2;
     scriven::RecurrentForward ahead{};
     ahead.threads = threads, ahead.bf16 = in_bf16, ahead.cell = it.cell, ahead.steps = it.steps, ahead.rows = it.rows, ahead.cells = it.cells;
     ahead.sums = input.data(), ahead.weight = it.weight.data(), ahead.bias = it.bias.data();
@@ -186,26 +184,20 @@ void check_layer(int64_t threads, const Layer &it) {
     check("forward", double(scriven_recurrent_forward(&ahead)), 0);
     const Reals x(it.input.begin(), it.input.end()), w(it.weight.begin(), it.weight.end());
     check("steps", distance(y.values(), it.slowly(x, w)), most(2e-6, 6e-3));
-    Array dy(drawn(all)), dsums(sums), dhidden(sums);
+    Array dy(drawn(all)), dsums(sums);
     const Floats none(it.states()), of_input = drawn(sums), of_weight = drawn(it.weight.size());
-    Floats dh(it.states()), dc(it.states());
+    Floats dh(it.states()), dc(it.states()), states = it.h, dweight(it.weight.size()), dbias(it.gates * it.cells);
+    states.insert(states.end(), y.values().begin(), y.values().end());
+    Array before(states);
     scriven::RecurrentBackward back{};
     back.threads = threads, back.bf16 = in_bf16, back.cell = it.cell, back.steps = it.steps, back.rows = it.rows, back.cells = it.cells;
     back.weight = it.weight.data(), back.fresh = it.fresh.data(), back.kept = kept.data(), back.dy = dy.data();
-    back.dh_after = none.data(), back.dc_after = has_c ? none.data() : nullptr;
-    back.dsums = dsums.data(), back.dhidden = apart ? dhidden.data() : nullptr;
+    back.h = before.data(), back.dh_after = none.data(), back.dc_after = has_c ? none.data() : nullptr;
+    back.dsums = dsums.data(), back.dweight = dweight.data(), back.dbias = dbias.data();
     back.dh = dh.data(), back.dc = has_c ? dc.data() : nullptr;
     check("backward", double(scriven_recurrent_backward(&back)), 0);
     check_slope("gradient of the input", dsums.values(), of_input,
                 slope_of(x, of_input, dy.values(), [&](const Reals &other) { return it.slowly(other, w); }));
-    Floats states = it.h, dweight(it.weight.size()), dbias(it.gates * it.cells);
-    states.insert(states.end(), y.values().begin(), y.values().end());
-    Array before(states);
-    scriven::WeightGradient gradient{};
-    gradient.threads = threads, gradient.bf16 = in_bf16, gradient.k = it.steps * it.rows, gradient.m = it.cells, gradient.n = it.gates * it.cells;
-    gradient.x = before.data(), gradient.dy = apart ? dhidden.data() : dsums.data(), gradient.skip = it.fresh.data();
-    gradient.dweight = dweight.data(), gradient.sums = dbias.data();
-    check("products", double(scriven_weight_gradient(&gradient)), 0);
     check_slope("gradient of the weights", dweight, of_weight,
                 slope_of(w, of_weight, dy.values(), [&](const Reals &other) { return it.slowly(x, other); }));
     note(y.values()), note(h), note(dsums.values()), note(dh), note(dweight), note(dbias);
@@ -246,13 +238,14 @@ void check_losses(int64_t threads, int64_t rows, int64_t inputs, int64_t symbols
     std::vector<int64_t> targets;
     for (int64_t i = 0; i < rows; ++i) targets.push_back(int64_t(random_bits()) % symbols);
     const int64_t chunks = scriven_cross_entropy_chunks(in_bf16, inputs, symbols);
-    Array kept(rows * scriven_cross_entropy_width(symbols)), dy(rows * inputs);
-    Floats losses(rows), factors(rows * chunks);
+    const int64_t width = scriven_cross_entropy_width(symbols);
+    Array kept(rows * width), dy(rows * inputs);
+    Floats losses(rows), factors(rows * chunks), dweight(width * inputs), dbias(width);
     const scriven::CrossEntropyForward ahead{threads, in_bf16, rows, inputs, symbols, y.data(), weight.data(), nullptr, targets.data(),
                                              losses.data(), kept.data(), factors.data()};
     check("losses", double(scriven_cross_entropy_forward(&ahead)), 0);
-    const scriven::CrossEntropyBackward back{threads, in_bf16, rows, inputs, symbols, weight.data(), targets.data(),
-                                             factors.data(), ones.data(), kept.data(), dy.data()};
+    const scriven::CrossEntropyBackward back{threads, in_bf16, rows, inputs, symbols, y.data(), weight.data(), targets.data(),
+                                             factors.data(), ones.data(), kept.data(), dy.data(), dweight.data(), dbias.data()};
     check("losses", double(scriven_cross_entropy_backward(&back)), 0);
     const Reals logits = product(y.values(), weight, rows, symbols, inputs, true);
     Reals expected, slopes(rows * inputs);
@@ -303,7 +296,7 @@ struct Model {
         const int64_t all = steps * rows;
         float *weight = values.data() + symbols * gates, *out = weight + gates * cells;
         Array table(Floats(values.begin(), values.begin() + symbols * gates));
-        Array y(all * cells), kept(all * 6 * 64), dy(all * cells), dsums(all * gates);
+        Array y(all * cells), kept(all * 6 * 64), dy(all * cells);
         Floats h_after(rows * cells), c_after(rows * cells), none(rows * cells), dh(rows * cells), dc(rows * cells);
         scriven::RecurrentForward ahead{};
         ahead.threads = 2, ahead.bf16 = in_bf16, ahead.cell = 2, ahead.steps = steps, ahead.rows = rows, ahead.cells = cells;
@@ -311,21 +304,27 @@ struct Model {
         ahead.h = h.data(), ahead.c = c.data(), ahead.y = y.data(), ahead.kept = kept.data();
         ahead.h_after = h_after.data(), ahead.c_after = c_after.data();
         check("training", double(scriven_recurrent_forward(&ahead)), 0);
-        Array likely(all * scriven_cross_entropy_width(symbols));
+        const int64_t width = scriven_cross_entropy_width(symbols);
+        Array likely(all * width);
         Floats losses(all), factors(all * scriven_cross_entropy_chunks(in_bf16, cells, symbols)), shares(all, 1.0f / all);
         const int64_t *targets = ids.data() + rows;
         const scriven::CrossEntropyForward costs{2, in_bf16, all, cells, symbols, y.data(), out, nullptr, targets,
                                                  losses.data(), likely.data(), factors.data()};
         check("training", double(scriven_cross_entropy_forward(&costs)), 0);
-        const scriven::CrossEntropyBackward slopes{2, in_bf16, all, cells, symbols, out, targets, factors.data(),
-                                                   shares.data(), likely.data(), dy.data()};
+        Floats output(width * cells), dbias(width), states = h;  // with rows of symbols that there are not
+        const scriven::CrossEntropyBackward slopes{2, in_bf16, all, cells, symbols, y.data(), out, targets, factors.data(),
+                                                   shares.data(), likely.data(), dy.data(), output.data(), dbias.data()};
         check("training", double(scriven_cross_entropy_backward(&slopes)), 0);
+        float *of_weight = gradient.data() + symbols * gates;
+        std::copy(output.begin(), output.begin() + symbols * cells, of_weight + gates * cells);
+        states.insert(states.end(), y.values().begin(), y.values().end());
+        Array before(states);
         scriven::RecurrentBackward back{};
         back.threads = 2, back.bf16 = in_bf16, back.cell = 2, back.steps = steps, back.rows = rows, back.cells = cells;
-        back.weight = weight, back.kept = kept.data(), back.dy = dy.data(), back.dsums = dsums.data();
+        back.symbols = symbols, back.ids = ids.data(), back.weight = weight, back.h = before.data(), back.kept = kept.data();
+        back.dy = dy.data(), back.dsums = gradient.data(), back.dweight = of_weight;
         back.dh_after = back.dc_after = none.data(), back.dh = dh.data(), back.dc = dc.data();
         check("training", double(scriven_recurrent_backward(&back)), 0);
-        add_gradients(ids, y, dsums, likely);
         const float *gradients = gradient.data();
         const int64_t size = int64_t(values.size());
         double old1 = 1, old2 = 1;  // what the zeros of the start still weigh in the means
@@ -337,25 +336,6 @@ struct Model {
         double sum = 0;
         for (float loss : losses) sum += loss;
         return sum / all;
-    }
-
-    void add_gradients(const std::vector<int64_t> &ids, Array &y, Array &dsums, Array &dlogits) {
-        const int64_t all = steps * rows, width = scriven_cross_entropy_width(symbols);
-        std::fill(gradient.begin(), gradient.end(), 0.0f);
-        float *of_weight = gradient.data() + symbols * gates, *of_output = of_weight + gates * cells;
-        Floats states = h;
-        states.insert(states.end(), y.values().begin(), y.values().end() - rows * cells);
-        Array before(states);
-        const scriven::AddRows table{2, in_bf16, all, gates, symbols, ids.data(), dsums.data(), gradient.data()};
-        check("training", double(scriven_add_rows(&table)), 0);
-        const scriven::WeightGradient recurrent{2, in_bf16, all, cells, gates, before.data(), dsums.data(),
-                                                nullptr, of_weight, nullptr};
-        check("training", double(scriven_weight_gradient(&recurrent)), 0);
-        Floats output(width * cells);  // with rows of symbols that there are not
-        const scriven::WeightGradient last{2, in_bf16, all, cells, width, y.data(), dlogits.data(),
-                                           nullptr, output.data(), nullptr};
-        check("training", double(scriven_weight_gradient(&last)), 0);
-        std::copy(output.begin(), output.begin() + symbols * cells, of_output);
     }
 };
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.kernels.recurrent import as_dtype, check_shapes, is_bf16, weight_gradient
+from scriven.kernels.recurrent import as_dtype, check_shapes, is_bf16
 
 
 class _CrossEntropyForward(NativeStruct):
@@ -28,12 +28,12 @@ class _CrossEntropyForward(NativeStruct):
 class _CrossEntropyBackward(NativeStruct):
     _fields_ = (
         *fields(c_int64, "threads bf16 rows inputs symbols"),
-        *fields(c_void_p, "weight targets factors dlosses kept dy"),
+        *fields(c_void_p, "y weight targets factors dlosses kept dy dweight dbias"),
     )
 
 
 def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """The losses in nats (M,), in fp32, of predicting symbols `targets` (M,) from y (M, H).
+    """The losses in nats (...), in fp32, of predicting symbols `targets` (...) from y (..., H).
 
     A loss is -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,). Products are of values in
     `dtype`, sums are in fp32. Raises RuntimeError for a target that is not one of the V symbols.
@@ -49,13 +49,13 @@ class CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, keep: bool
     ) -> Tensor:
-        """The losses (M,)."""
-        (rows, inputs), symbols = y.shape, len(weight)
+        """The losses (...)."""
+        (*_, inputs), symbols, rows = y.shape, len(weight), targets.numel()
         y, weight, bias = as_dtype(y, dtype), as_dtype(weight, torch.float32), as_dtype(bias, torch.float32)
         targets = targets.long().contiguous()
-        check_shapes({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, (rows,))})
+        check_shapes({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, y.shape[:-1])})
         check_shapes({} if bias is None else {"bias": (bias, (symbols,))})
-        found = torch.empty(rows)
+        found = torch.empty(targets.shape)
         width_of = native_library.declare("scriven_cross_entropy_width", [c_int64], c_int64)
         kept = y.new_empty(rows, width_of(symbols)) if keep else None
         chunks = native_library.declare("scriven_cross_entropy_chunks", [c_int64] * 3, c_int64)(
@@ -85,27 +85,29 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dlosses: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of y (M, H), weight (V, H) and bias (V,), given those of the losses (M,)."""
+        """The gradients of y (..., H), weight (V, H) and bias (V,), given those of the losses (...)."""
         y, weight, targets, kept, factors = ctx.saved_tensors
         if ctx.spent:
             raise RuntimeError("gradients of these losses can be computed only once, as they overwrite saved values")
         ctx.spent = True
         symbols, dy, dlosses = len(weight), torch.empty_like(y), dlosses.float().contiguous()
+        dweight, dbias = torch.empty(kept.shape[1], y.shape[-1]), torch.empty(kept.shape[1])
         native_library.call(
             _CrossEntropyBackward(
                 threads=native_library.threads(),
                 bf16=is_bf16(y),
-                rows=len(y),
-                inputs=y.shape[1],
+                rows=len(kept),
+                inputs=y.shape[-1],
                 symbols=symbols,
+                y=y,
                 weight=weight,
                 targets=targets,
                 factors=factors,
                 dlosses=dlosses,
                 kept=kept,
                 dy=dy,
+                dweight=dweight,
+                dbias=dbias,
             )
         )
-        dbias = torch.zeros(kept.shape[1])
-        dweight = weight_gradient(y, kept, None, dbias)[:symbols]
-        return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None, None
+        return dy, dweight[:symbols], dbias[:symbols] if ctx.biased else None, None, None, None

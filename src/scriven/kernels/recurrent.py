@@ -1,9 +1,9 @@
 """All steps of a recurrent layer as native code, with gradients, in fp32 or bf16.
 
-`recurrent` multiplies the input in each step, or takes products that were made before: by `projection`, or in a table
-with one row per symbol. The number format is that of values and products; sums and the state are in fp32. In bf16, the
-output of a step is rounded, as in torch's own layers under autocast. Threads divide the rows or the cells; results do
-not depend on their number.
+`recurrent` multiplies the input too, or takes sums that were made before. One native call goes forward, and one back,
+with the gradients of all arguments. The number format is that of values and products; sums and the state are in fp32.
+In bf16, the output of a step is rounded, as in torch's own layers under autocast. Threads divide the rows or the cells;
+results do not depend on their number.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6,
 class _RecurrentForward(NativeStruct):
     _fields_ = (
         *fields(c_int64, "threads bf16 cell steps rows cells symbols inputs"),
-        *fields(c_void_p, "sums ids x weight_x weight bias fresh h c y kept h_after c_after"),
+        *fields(c_void_p, "sums ids x weight_x bias_x weight bias fresh h c y kept h_after c_after"),
     )
 
 
 class _RecurrentBackward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads bf16 cell steps rows cells"),
-        *fields(c_void_p, "weight fresh kept dy dh_after dc_after dsums dhidden dh dc"),
+        *fields(c_int64, "threads bf16 cell steps rows cells symbols inputs"),
+        *fields(c_void_p, "ids x weight_x weight fresh h kept dy dh_after dc_after"),
+        *fields(c_void_p, "dsums dx dweight_x dbias_x dweight dbias dh dc"),
     )
 
 
@@ -56,10 +57,6 @@ class _WeightGradient(NativeStruct):
 
 class _Projection(NativeStruct):
     _fields_ = (*fields(c_int64, "threads bf16 k m n turned"), *fields(c_void_p, "x weight bias y"))
-
-
-class _AddRows(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads bf16 k n symbols"), *fields(c_void_p, "ids dy dtable"))
 
 
 def usable(dtype: torch.dtype) -> bool:
@@ -97,9 +94,9 @@ def recurrent(
     """Computes all steps of a cell: y (T, N, H) in `dtype`, and the state (N, H) after the last step in fp32.
 
     from_input (T, N, G*H) are the sums of the gates without the products with `weight` (G*H, H). With ids (T, N), they
-    are looked up as rows of from_input (V, G*H). With x (T, N, D) and weight_x (G*H, D), from_input is only the bias
-    (G*H,), and their products are added to it. `bias` (H,) is the GRU's bias of the candidate's hidden part; all other
-    biases are in from_input. If fresh (T, N) is true, the state of that row is zeroed before that step.
+    are looked up as rows of from_input (V, G*H). With weight_x (G*H, D) and x (T, N, D), or (V, D) with ids, from_input
+    is only the bias (G*H,), and their products are added to it. `bias` (H,) is the GRU's bias of the candidate's hidden
+    part; all other biases are in from_input. If fresh (T, N) is true, the state of that row is zeroed before that step.
 
     Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that have no row.
     """
@@ -136,32 +133,33 @@ class NativeRecurrence(torch.autograd.Function):
         """y (T, N, H) and the state after the last step (N, H)."""
         cell, (rows, cells) = how.cell, state[0].shape
         steps = len(next(each for each in (ids, x, from_input) if each is not None))
-        sums, x = as_dtype(from_input, how.dtype), as_dtype(x, how.dtype)
+        from_input, x = as_dtype(from_input, how.dtype if x is None else torch.float32), as_dtype(x, how.dtype)
         weight_x, weight, bias = (as_dtype(each, torch.float32) for each in (weight_x, weight, bias))
         state_before = [as_dtype(part, torch.float32) for part in state]
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
-        check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before, x, weight_x)
-        hs = sums.new_empty(steps + 1, rows, cells)
+        check_arrays(cell, (steps, rows, cells), from_input, ids, weight, bias, state_before, x, weight_x)
+        hs = torch.empty(steps + 1, rows, cells, dtype=how.dtype)
         hs[0] = state_before[0]
         padded = -(-cells // CELLS_PER_GROUP) * CELLS_PER_GROUP
-        kept = sums.new_empty(steps * padded * rows * cell.kept) if how.keeps else None
+        kept = hs.new_empty(steps * padded * rows * cell.kept) if how.keeps else None
         after = [torch.empty_like(part) for part in state_before]
         (h, c), (h_after, c_after) = _h_and_c(state_before), _h_and_c(after)
         native_library.call(
             _RecurrentForward(
                 threads=native_library.threads(),
-                bf16=is_bf16(sums),
+                bf16=is_bf16(hs),
                 cell=cell.number,
                 steps=steps,
                 rows=rows,
                 cells=cells,
-                symbols=0 if ids is None else len(sums),
-                inputs=0 if x is None else x.shape[2],
-                sums=sums,
+                symbols=_symbols(ids, from_input, x),
+                inputs=0 if x is None else x.shape[-1],
+                sums=from_input if x is None else None,
                 ids=ids,
                 x=x,
                 weight_x=weight_x,
+                bias_x=None if x is None else from_input,
                 weight=weight,
                 bias=bias,
                 fresh=fresh,
@@ -173,7 +171,7 @@ class NativeRecurrence(torch.autograd.Function):
                 c_after=c_after,
             )
         )
-        ctx.how, ctx.symbols = how, len(sums)
+        ctx.how, ctx.shape = how, from_input.shape
         ctx.save_for_backward(x, weight_x, weight, hs, kept, ids, fresh)
         return hs[1:], *after
 
@@ -184,8 +182,11 @@ class NativeRecurrence(torch.autograd.Function):
         x, weight_x, weight, hs, kept, ids, fresh = ctx.saved_tensors
         cell, (_, rows, cells), steps = ctx.how.cell, hs.shape, len(hs) - 1
         dy, after = as_dtype(dy, hs.dtype), [as_dtype(part, torch.float32) for part in dafter]
-        dsums = hs.new_empty(steps, rows, cell.gates * cells)
-        dhidden = torch.empty_like(dsums) if cell.apart else dsums
+        summed = x is not None or ids is not None  # over steps and rows, in fp32
+        dinput = torch.empty(ctx.shape, dtype=torch.float32 if summed else hs.dtype)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[3] else None
+        dweight_x = None if x is None else torch.empty_like(weight_x)
+        dweight, dbias = torch.empty_like(weight), torch.empty(cell.gates * cells) if cell.apart else None
         dstate = [torch.empty_like(part) for part in after]
         (dh_after, dc_after), (dh, dc) = _h_and_c(after), _h_and_c(dstate)
         native_library.call(
@@ -196,25 +197,34 @@ class NativeRecurrence(torch.autograd.Function):
                 steps=steps,
                 rows=rows,
                 cells=cells,
+                symbols=_symbols(ids, dinput, x),
+                inputs=0 if x is None else x.shape[-1],
+                ids=ids,
+                x=x,
+                weight_x=weight_x,
                 weight=weight,
                 fresh=fresh,
+                h=hs,
                 kept=kept,
                 dy=dy,
                 dh_after=dh_after,
                 dc_after=dc_after,
-                dsums=dsums,
-                dhidden=dhidden if cell.apart else None,
+                dsums=dinput if x is None else None,
+                dx=dx,
+                dweight_x=dweight_x,
+                dbias_x=None if x is None else dinput,
+                dweight=dweight,
+                dbias=dbias,
                 dh=dh,
                 dc=dc,
             )
         )
-        dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
-        dweight = weight_gradient(hs[:-1], dhidden, fresh, dbiases)
-        dbias = None if dbiases is None else dbiases[-cells:]
-        dinput, dx, dweight_x = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols), None, None
-        if x is not None:
-            dx, dweight_x, dinput = _through_product(x, weight_x, dsums, ctx.needs_input_grad[3])
-        return None, dinput, None, dx, dweight_x, dweight, dbias, None, *dstate
+        return None, dinput, None, dx, dweight_x, dweight, None if dbias is None else dbias[-cells:], None, *dstate
+
+
+def _symbols(ids: Tensor | None, from_input: Tensor, x: Tensor | None) -> int:
+    """The number of rows that ids name, of the sums or of x; 0 without ids."""
+    return 0 if ids is None else len(from_input if x is None else x)
 
 
 class NativeProjection(torch.autograd.Function):
@@ -233,14 +243,24 @@ class NativeProjection(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, weight and bias, from the gradient of y (..., G*H)."""
         x, weight = ctx.saved_tensors
-        return *_through_product(x, weight, as_dtype(dy, x.dtype), ctx.needs_input_grad[0]), None
-
-
-def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The gradients of x (..., D), weight (G, D) and bias (G,), from dy (..., G), where y = x @ weight.T + bias."""
-    dbias = torch.zeros(len(weight))
-    dx = _project(dy, weight, None, turned=False) if needs_dx else None
-    return dx, weight_gradient(x, dy, None, dbias), dbias
+        dy = as_dtype(dy, x.dtype)
+        dx = _project(dy, weight, None, turned=False) if ctx.needs_input_grad[0] else None
+        dweight, dbias = torch.empty_like(weight), torch.empty(len(weight))
+        native_library.call(
+            _WeightGradient(
+                threads=native_library.threads(),
+                bf16=is_bf16(x),
+                k=dy.shape[:-1].numel(),
+                m=x.shape[-1],
+                n=dy.shape[-1],
+                x=x,
+                dy=dy,
+                skip=None,
+                dweight=dweight,
+                sums=dbias,
+            )
+        )
+        return dx, dweight, dbias, None
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) -> Tensor:
@@ -263,48 +283,10 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool) ->
     return y
 
 
-def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
-    """dy^T x (G, D) in fp32, summed over all steps and rows that are not skipped. Adds the sums of dy to `sums`."""
-    gradient = torch.empty(dy.shape[-1], x.shape[-1])
-    native_library.call(
-        _WeightGradient(
-            threads=native_library.threads(),
-            bf16=is_bf16(x),
-            k=dy.shape[:-1].numel(),
-            m=x.shape[-1],
-            n=dy.shape[-1],
-            x=x,
-            dy=dy,
-            skip=skip,
-            dweight=gradient,
-            sums=sums,
-        )
-    )
-    return gradient
-
-
-def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
-    """The gradient (V, G) of a table whose rows ids (T, N) were looked up, from the gradients of the rows (T, N, G)."""
-    gradient = torch.zeros(symbols, dy.shape[-1])
-    native_library.call(
-        _AddRows(
-            threads=native_library.threads(),
-            bf16=is_bf16(dy),
-            k=ids.numel(),
-            n=dy.shape[-1],
-            symbols=symbols,
-            ids=ids,
-            dy=dy,
-            dtable=gradient,
-        )
-    )
-    return gradient
-
-
 def check_arrays(
     cell: Cell,
     shape: tuple[int, int, int],
-    sums: Tensor,
+    from_input: Tensor,
     ids: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
@@ -321,11 +303,12 @@ def check_arrays(
         raise ValueError(f"a state of {len(state)} arrays, not {cell.states}")
     read = {}
     if x is not None and weight_x is not None:
-        read = {"x": (x, (steps, rows, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
-    before = () if x is not None else sums.shape[:1] if ids is not None else (steps, rows)
+        many = (steps, rows) if ids is None else x.shape[:1]
+        read = {"x": (x, (*many, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
+    before = () if x is not None else from_input.shape[:1] if ids is not None else (steps, rows)
     check_shapes(
         {
-            "sums": (sums, (*before, gates)),
+            "sums": (from_input, (*before, gates)),
             **read,
             "weight": (weight, (gates, cells)),
             **({} if bias is None else {"bias": (bias, (cells,))}),

@@ -59,6 +59,11 @@ class Backend:
         """Whether rows may start afresh at any step of a chunk without any cost."""
         return set(self.routes) == {"native"}
 
+    @property
+    def all_native(self) -> bool:
+        """Whether native code makes all products of the layers; torch makes those of single steps."""
+        return self.native is not None and self.takes_fresh and not self.single_steps
+
     def context(self) -> contextlib.AbstractContextManager[None]:
         """Returns the context for calls of torch's functions, which sets the number format. Weights keep their own."""
         if self.autocast is None and not _autocasts(self.device):

@@ -55,8 +55,11 @@ class Masks:
         """Drops a share of a layer's weight (DropConnect, Wan et al. 2013; WeightDrop in AWD-LSTM)."""
         return weight * self._once(("weight", layer), weight.shape, share) if self._on and share else weight
 
-    def drop_symbols(self, x: Tensor, ids: Tensor, size: int, share: float) -> Tensor:
-        """Drops the embeddings of a share of the V symbols, in the embeddings x (T, N, D) of ids (T, N) (AWD-LSTM)."""
+    def drop_symbols(self, x: Tensor, ids: Tensor | slice, size: int, share: float) -> Tensor:
+        """Drops the embeddings of a share of the V symbols (AWD-LSTM), in those of ids (T, N) or of a slice of symbols.
+
+        They are x (T, N, D), or (V, D).
+        """
         if not (self._on and share):
             return x
         return x * self._once("symbols", torch.Size((size,)), share)[ids][..., None]
@@ -257,14 +260,11 @@ class RecurrentLayer(nn.Module):
         products: torch.dtype | None,  # with x; None for torch's
     ) -> tuple[Tensor, LayerState]:
         bias, own = self._native_biases()
-        read: dict[str, Tensor] = {}
+        given = {"ids": ids, "bias": own, "fresh": fresh}
         if self.onehot or products is None:
             sums = self._from_input(x, bias)
-        elif ids is not None or own is not None:  # the reset gate multiplies only the sums from the state
-            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias, dtype=products)
         else:
-            sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
-        given = {"ids": ids, "bias": own, "fresh": fresh, **read}
+            sums, given = bias, given | {"x": x, "weight_x": self.rnn.weight_ih_l0}
         return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, dtype=products or torch.float32, **given)
 
     def _native_biases(self) -> tuple[Tensor, Tensor | None]:

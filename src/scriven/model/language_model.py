@@ -130,7 +130,8 @@ class CharLM(nn.Module):
             seed = member_seed(dropout_seed, number)
             masks = Masks(seed, ids.device, on=self.training, variational=self.settings.variational)
             folded = backend.takes_ids and network._folds(ids)
-            with backend.context(), seeded_draws(seed, ids.device) if own_draws else nullcontext():
+            torchs = nullcontext() if backend.all_native else backend.context()
+            with torchs, seeded_draws(seed, ids.device) if own_draws else nullcontext():
                 x = raw = network._symbols(masks) if folded else network._embed(ids, masks)  # (V, D) or (T, N, D)
                 for depth, layer in enumerate(network._layers()):
                     weight_hh = layer.recurrent_weight
@@ -156,11 +157,10 @@ class CharLM(nn.Module):
     def losses(self, y: Tensor, targets: Tensor, backend: Backend | None = None) -> Tensor:
         """The losses in nats (T, N), in fp32, of predicting targets (T, N) from y (T, N, H)."""
         backend = backend or self.current_backend()
+        if self.head is not None and backend.native:
+            normed, weight, bias = self._normalize(-1, y), self.head.weight, self.head.bias
+            return cross_entropy.losses(normed, weight, bias, targets, dtype=backend.native)
         with backend.context():
-            if self.head is not None and backend.native:
-                rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
-                weight, bias = self.head.weight, self.head.bias
-                return cross_entropy.losses(normed, weight, bias, rows, dtype=backend.native).view(targets.shape)
             logits = self.logits(y, backend).flatten(0, 1)  # (T * N, V)
             return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
@@ -190,7 +190,7 @@ class CharLM(nn.Module):
         table: Tensor = self._layers()[0].columns if self.embedding is None else self.embedding.weight
         known = table[: self.unknown]
         table = torch.cat((known, known.mean(0, keepdim=True)))
-        return masks.drop_symbols(table, torch.arange(size), size, self.settings.embedding_dropout)
+        return masks.drop_symbols(table, slice(None), size, self.settings.embedding_dropout)
 
     def _embed(self, ids: Tensor, masks: Masks) -> Tensor:
         """The input of the first layer: embeddings (T, N, D), or columns (T, N, G*H) of a one-hot layer's weights.

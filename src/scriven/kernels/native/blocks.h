@@ -134,6 +134,11 @@ template <class F, class Source = typename F::Number> struct Rows {
     }
 };
 
+// Values, rounded.
+template <class F> void round_values(const float *from, int64_t count, typename F::Number *to) {
+    for (int64_t at = 0; at < count; at += GROUP) F::store(to + at, F::rounded(F::load(from + at, count - at)), count - at);
+}
+
 // A left factor of a block as the right one.
 template <class F> void to_right(const typename F::Number *block, typename F::Number *to) {
     Rows<F>{block, GROUP, GROUP}.to_right(0, 0, to);

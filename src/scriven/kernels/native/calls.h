@@ -184,10 +184,10 @@ struct TextLearn {
 struct RecurrentForward {
     int64_t threads, bf16, cell, steps, rows, cells;
     int64_t symbols, inputs;      // V, or 0 without ids; D, or 0 without x
-    const void *sums;             // (T, N, gates * H), with ids (V, gates * H), with x (gates * H)
+    const void *sums;             // (T, N, gates * H), with ids (V, gates * H); null with x
     const int64_t *ids;           // (T, N) or null
-    const void *x;                // (T, N, D) or null
-    const float *weight_x;        // (gates * H, D) or null
+    const void *x;                // (T, N, D), with ids (V, D); or null
+    const float *weight_x, *bias_x;  // (gates * H, D) and (gates * H,), or null without x
     const float *weight;          // (gates * H, H)
     const float *bias;            // (H,), of the GRU's candidate from the hidden state, or null
     const uint8_t *fresh;         // (T, N) or null: where a row's state is zeroed before a step
@@ -198,13 +198,20 @@ struct RecurrentForward {
 };
 
 struct RecurrentBackward {
-    int64_t threads, bf16, cell, steps, rows, cells;
-    const float *weight;
+    int64_t threads, bf16, cell, steps, rows, cells, symbols, inputs;
+    const int64_t *ids;  // as in RecurrentForward, which has seen them
+    const void *x;
+    const float *weight_x, *weight;
     const uint8_t *fresh;
+    const void *h;  // (T, N, H) before each step, rounded
     const void *kept;
     const void *dy;                    // (T, N, H)
     const float *dh_after, *dc_after;  // (N, H); dc is null but for the LSTM
-    void *dsums, *dhidden;             // (T, N, gates * H); dhidden is null where it is the same
+    void *dsums;                       // as sums, with ids in fp32; null with x
+    void *dx;                          // as x; or null where nobody asks for it
+    float *dweight_x, *dbias_x;        // null without x
+    float *dweight;                    // (gates * H, H)
+    float *dbias;                      // (gates * H,), of the sums from the hidden state, or null
     float *dh, *dc;                    // (N, H); dc is null but for the LSTM
 };
 
@@ -238,7 +245,7 @@ struct WeightGradient {
     const void *dy;       // (K, N)
     const uint8_t *skip;  // (K,) or null: rows of x that count as zeros
     float *dweight;       // (N, M)
-    float *sums;          // (N,) or null: the sums of all rows of dy are added to it
+    float *sums;          // (N,) of all rows of dy, or null
 };
 
 struct Projection {
@@ -247,13 +254,6 @@ struct Projection {
     const float *weight;  // (M, N), or with `turned` (N, M)
     const float *bias;    // (N,) or null
     void *y;              // (K, N)
-};
-
-struct AddRows {
-    int64_t threads, bf16, k, n, symbols;
-    const int64_t *ids;  // (K,)
-    const void *dy;      // (K, N)
-    float *dtable;       // (V, N): each row of dy is added to the row that its id names
 };
 
 // The output layer with its losses.
@@ -271,12 +271,14 @@ struct CrossEntropyForward {
 
 struct CrossEntropyBackward {
     int64_t threads, bf16, rows, inputs, symbols;
+    const void *y;
     const float *weight;
     const int64_t *targets;
     const float *factors;
-    const float *dlosses;  // (rows,)
-    void *kept;            // the gradients of the logits come in its place
-    void *dy;              // (rows, inputs)
+    const float *dlosses;     // (rows,)
+    void *kept;               // the gradients of the logits come in its place
+    void *dy;                 // (rows, inputs)
+    float *dweight, *dbias;   // (width, inputs) and (width,): of scriven_cross_entropy_width
 };
 
 // Optimizers. Gradients are `count` arrays.

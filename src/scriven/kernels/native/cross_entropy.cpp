@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "blocks.h"
-#include "calls.h"
 #include "double_math.h"
+#include "linear.h"
 
 namespace scriven {
 namespace {
@@ -161,12 +161,15 @@ SCRIVEN_API int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyFor
     });
 }
 
-// dy from dlosses, and the gradients of the logits in place of `kept`.
+// dy from dlosses, and the gradients of the logits in place of `kept`, from which come those of the weight and the bias.
 SCRIVEN_API int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *call) {
     using namespace scriven;
     if (!possible(call)) return bad_argument;
     return in_format(call->bf16, [&](auto format) {
         using F = decltype(format);
-        return Backward<F>{call, {call->rows, call->inputs, call->symbols}}.make();
+        const Sizes<F> sizes{call->rows, call->inputs, call->symbols};
+        if (const Status made = Backward<F>{call, sizes}.make()) return made;
+        return weight_gradient({call->threads, call->bf16, sizes.rows, sizes.inputs, sizes.width, call->y, call->kept, nullptr,
+                                call->dweight, call->dbias});
     });
 }

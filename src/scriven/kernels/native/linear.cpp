@@ -5,8 +5,9 @@
 // a time, a panel, and as many columns of dy as keep the sums, and what they are made of, in the second-level cache. A team
 // of threads shares the columns of dy. Each sum is made by one thread in one order: results are the same bits for any number
 // of them.
+#include "linear.h"
+
 #include "blocks.h"
-#include "calls.h"
 
 namespace scriven {
 namespace {
@@ -35,6 +36,7 @@ template <class F> struct Gradient {
         const Buffer<Number> rights(panels() * across() * PART), left(threads * WIDTH * PART);
         const Buffer<float> sums(threads * squares);
         if (!rights || !left || !sums) return no_memory;
+        if (column_sums) std::memset(column_sums, 0, sizeof(float) * static_cast<size_t>(dy.columns));
         run(threads, [&](const Member &member) {
             const typename F::Registers registers;
             const Range own = member.share(across()), groups = member.share(groups_of(dy.columns));
@@ -91,7 +93,7 @@ template <class F> struct Gradient {
 };
 
 // y = x times a weight.
-template <class F> Status project(const Projection *call) {
+template <class F> Status project_in(const Projection *call) {
     const int64_t k = call->k, m = call->m, n = call->n;
     const Rows<F> x{static_cast<const typename F::Number *>(call->x), k, m};
     const Rows<F, float> weight{call->weight, call->turned ? n : m, call->turned ? m : n};
@@ -104,54 +106,49 @@ template <class F> Status project(const Projection *call) {
     return times_weight(call->threads, k, weight, call->turned, chunk_of<F>(m, groups_of(n), CACHE), pack, finish);
 }
 
-// Adds each row of dy to the row of a table that its id names.
-template <class F> void add_rows(const AddRows *call, Range columns) {
-    const int64_t width = call->n;
-    for (int64_t row = 0; row < call->k; ++row)
-        for (int64_t i = columns.begin; i < columns.end; i += GROUP) {
-            const auto *from = static_cast<const typename F::Number *>(call->dy) + row * width + i;
-            float *to = call->dtable + call->ids[row] * width + i;
-            const int64_t there = columns.end - i;
-            prefetch(from + AHEAD * width);
-            F::store(to, F::load(to, there) + F::load(from, there), there);
-        }
-}
-
 bool possible(int64_t threads, int64_t k, int64_t m, int64_t n) { return threads > 0 && k >= 0 && m > 0 && n > 0; }
 
 }  // namespace
-}  // namespace scriven
 
-// dweight (N, M) = dy (K, N) turned, times x (K, M), without the rows that are skipped.
-SCRIVEN_API int64_t scriven_weight_gradient(const scriven::WeightGradient *call) {
-    using namespace scriven;
-    const int64_t k = call->k, m = call->m, n = call->n;
-    if (!possible(call->threads, k, m, n)) return bad_argument;
-    return in_format(call->bf16, [&](auto format) {
+Status project(const Projection &call) {
+    if (!possible(call.threads, call.k, call.m, call.n)) return bad_argument;
+    return in_format(call.bf16, [&](auto format) { return project_in<decltype(format)>(&call); });
+}
+
+Status weight_gradient(const WeightGradient &call) {
+    const int64_t k = call.k, m = call.m, n = call.n;
+    if (!possible(call.threads, k, m, n)) return bad_argument;
+    return in_format(call.bf16, [&](auto format) {
         using F = decltype(format);
         using Number = const typename F::Number *;
-        const Rows<F> dy{static_cast<Number>(call->dy), k, n}, x{static_cast<Number>(call->x), k, m, call->skip};
-        return Gradient<F>{dy, x, {call->dweight, n, m}, call->sums}.make(call->threads);
+        const Rows<F> dy{static_cast<Number>(call.dy), k, n}, x{static_cast<Number>(call.x), k, m, call.skip};
+        return Gradient<F>{dy, x, {call.dweight, n, m}, call.sums}.make(call.threads);
     });
 }
 
-// y (K, N) = x (K, M) times weight (M, N), or with `turned` (N, M) turned, fp32 but rounded to the format of x, plus bias (N).
-SCRIVEN_API int64_t scriven_projection(const scriven::Projection *call) {
-    using namespace scriven;
-    if (!possible(call->threads, call->k, call->m, call->n)) return bad_argument;
-    return in_format(call->bf16, [&](auto format) { return project<decltype(format)>(call); });
-}
-
-SCRIVEN_API int64_t scriven_add_rows(const scriven::AddRows *call) {
-    using namespace scriven;
-    for (int64_t row = 0; row < call->k; ++row)
-        if (call->ids[row] < 0 || call->ids[row] >= call->symbols) return bad_argument;
-    return in_format(call->bf16, [&](auto format) {
+Status sum_rows(int64_t threads, int64_t bf16, const int64_t *ids, int64_t k, int64_t n, int64_t symbols, const void *dy,
+                float *dtable) {
+    std::memset(dtable, 0, sizeof(float) * static_cast<size_t>(symbols * n));
+    return in_format(bf16, [&](auto format) {
         using F = decltype(format);
-        run(call->threads, [&](const Member &member) {
-            const Range groups = member.share(groups_of(call->n));
-            add_rows<F>(call, {groups.begin * GROUP, smaller_of(groups.end * GROUP, call->n)});
+        run(threads, [&](const Member &member) {
+            const Range groups = member.share(groups_of(n));
+            for (int64_t row = 0; row < k; ++row)
+                for (int64_t i = groups.begin * GROUP; i < groups.end * GROUP; i += GROUP) {
+                    const auto *from = static_cast<const typename F::Number *>(dy) + row * n + i;
+                    float *to = dtable + ids[row] * n + i;
+                    prefetch(from + AHEAD * n);
+                    F::store(to, F::load(to, n - i) + F::load(from, n - i), n - i);
+                }
         });
         return ok;
     });
 }
+
+}  // namespace scriven
+
+// dweight (N, M) = dy (K, N) turned, times x (K, M), without the rows that are skipped.
+SCRIVEN_API int64_t scriven_weight_gradient(const scriven::WeightGradient *call) { return scriven::weight_gradient(*call); }
+
+// y (K, N) = x (K, M) times weight (M, N), or with `turned` (N, M) turned, fp32 but rounded to the format of x, plus bias (N).
+SCRIVEN_API int64_t scriven_projection(const scriven::Projection *call) { return scriven::project(*call); }

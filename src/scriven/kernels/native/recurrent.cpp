@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "blocks.h"
-#include "calls.h"
+#include "linear.h"
 #include "recurrent_cells.h"
 
 namespace scriven {
@@ -164,13 +164,17 @@ template <class F, class Cell> struct Forward : Common<F> {
     }
 };
 
+struct BackwardPass : RecurrentBackward {
+    void *dhidden;  // (T, N, gates * H): as dsums, of the sums from the hidden state
+};
+
 // Its step 0 is the layer's last one; after the layer's first one comes a step for the state before.
 template <class F, class Cell> struct Backward : Common<F> {
     using Base = Common<F>;
     using typename Base::Number;
     using Base::shape, Base::parts, Base::right, Base::first, Base::place, Base::carried, Base::forgotten;
     static constexpr int64_t products = 1, more_steps = 1, KEPT = Cell::kept * GROUP;
-    const RecurrentBackward *call;
+    const BackwardPass *call;
 
     static int64_t parts_of(const Shape &shape) { return Cell::gates * shape.groups(); }
     // No gradient comes back through the products of what follows the last step.
@@ -275,14 +279,59 @@ template <class F, class Pass, class Call> Status pass_over(const Call *call, Sh
     return ok;
 }
 
+// Forwards. The sums of a table, and of a cell whose reset gate multiplies only those from the state, are made first.
+template <class F, class Cell> Status pass(const RecurrentForward *given, Shape shape) {
+    RecurrentForward call = *given;
+    const int64_t wide = Cell::gates * shape.cells, rows = call.ids ? call.symbols : shape.steps * shape.rows;
+    const bool before = call.x && (call.ids || Cell::apart);
+    const Buffer<typename F::Number> sums(before ? rows * wide : wide);
+    if (!sums) return no_memory;
+    if (before) {
+        const Status made = project({call.threads, call.bf16, rows, shape.inputs, wide, true, call.x, call.weight_x, call.bias_x, sums});
+        if (made) return made;
+        call.x = nullptr, shape.inputs = 0;
+    } else if (call.x) round_values<F>(call.bias_x, wide, sums);
+    if (given->x) call.sums = sums;
+    return pass_over<F, Forward<F, Cell>>(&call, shape);
+}
+
+// Backwards: the gradients of all sums, and from them those of the weights and of what is read.
+template <class F, class Cell> Status pass(const RecurrentBackward *given, Shape shape) {
+    using Number = typename F::Number;
+    BackwardPass call{*given, given->dsums};
+    const int64_t wide = Cell::gates * shape.cells, all = shape.steps * shape.rows;
+    const bool inside = call.x || call.ids, both = call.x && call.ids;
+    const Buffer<Number> dsums(inside ? all * wide : 0), dhidden(Cell::apart ? all * wide : 0);
+    const Buffer<Number> rounded(both ? call.symbols * wide : 0);
+    const Buffer<float> dtable(both ? call.symbols * wide : 0);
+    if (!dsums || !dhidden || !rounded || !dtable) return no_memory;
+    if (inside) call.dsums = call.dhidden = dsums;
+    if (Cell::apart) call.dhidden = dhidden;
+    Status made = pass_over<F, Backward<F, Cell>>(&call, shape);
+    if (made) return made;
+    made = weight_gradient({call.threads, call.bf16, all, shape.cells, wide, call.h, call.dhidden, call.fresh, call.dweight, call.dbias});
+    if (made || !inside) return made;
+    if (call.ids) {
+        float *sums = both ? static_cast<float *>(dtable) : static_cast<float *>(given->dsums);
+        made = sum_rows(call.threads, call.bf16, call.ids, all, wide, call.symbols, dsums, sums);
+        if (made || !both) return made;
+        round_values<F>(dtable, call.symbols * wide, rounded);
+    }
+    const Number *dy = call.ids ? rounded : dsums;
+    const int64_t rows = call.ids ? call.symbols : all, inputs = call.inputs;
+    if (call.dx) made = project({call.threads, call.bf16, rows, wide, inputs, false, dy, call.weight_x, nullptr, call.dx});
+    if (made) return made;
+    return weight_gradient({call.threads, call.bf16, rows, inputs, wide, call.x, dy, nullptr, call.dweight_x, call.dbias_x});
+}
+
 enum CellNumber : int64_t { rnn = 0, gru = 1, lstm = 2 };
 
-template <template <class, class> class Pass, class Call> Status pass_of(const Call *call, Shape shape) {
+template <class Call> Status pass_of(const Call *call, Shape shape) {
     return in_format(call->bf16, [&](auto format) {
         using F = decltype(format);
-        if (call->cell == lstm) return pass_over<F, Pass<F, Lstm<F>>>(call, shape);
-        if (call->cell == gru) return pass_over<F, Pass<F, Gru<F>>>(call, shape);
-        return call->cell == rnn ? pass_over<F, Pass<F, Rnn<F>>>(call, shape) : bad_argument;
+        if (call->cell == lstm) return pass<F, Lstm<F>>(call, shape);
+        if (call->cell == gru) return pass<F, Gru<F>>(call, shape);
+        return call->cell == rnn ? pass<F, Rnn<F>>(call, shape) : bad_argument;
     });
 }
 
@@ -293,16 +342,17 @@ SCRIVEN_API int64_t scriven_recurrent_forward(const scriven::RecurrentForward *c
     using namespace scriven;
     const Shape shape{call->steps, call->rows, call->cells, call->inputs};
     if (!shape.possible() || (call->cell == gru && !call->bias) || !call->x != !call->inputs ||
-        !call->x != !call->weight_x || (call->x && call->ids) || (call->cell == lstm && !call->c))
+        !call->x != !call->weight_x || !call->x != !call->bias_x || !call->x == !call->sums || (call->cell == lstm && !call->c))
         return bad_argument;
     for (int64_t i = 0; call->ids && i < shape.steps * shape.rows; ++i)
         if (call->ids[i] < 0 || call->ids[i] >= call->symbols) return bad_argument;
-    return pass_of<Forward>(call, shape);
+    return pass_of(call, shape);
 }
 
 SCRIVEN_API int64_t scriven_recurrent_backward(const scriven::RecurrentBackward *call) {
     using namespace scriven;
     const Shape shape{call->steps, call->rows, call->cells, 0};
-    if (!shape.possible() || (call->cell == gru && !call->dhidden) || (call->cell == lstm && !call->dc)) return bad_argument;
-    return pass_of<Backward>(call, shape);
+    if (!shape.possible() || !call->x == !call->dsums || !call->x != !call->inputs || (call->cell == lstm && !call->dc))
+        return bad_argument;
+    return pass_of(call, shape);
 }
