@@ -7,7 +7,6 @@ them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import sys
 import unicodedata
@@ -86,9 +85,8 @@ def as_dict(event: Event) -> dict[str, Any]:
     write (nan, infinities) become None.
     """
     values: dict[str, Any] = {"event": event_name(event)}
-    for field in dataclasses.fields(event):
-        value = getattr(event, field.name)
-        values[field.name] = _sums(value) if isinstance(value, Loss) else value
+    for name, value in vars(event).items():
+        values[name] = _sums(value) if isinstance(value, Loss) else value
         if isinstance(value, Loss):
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
@@ -102,7 +100,7 @@ def as_dict(event: Event) -> dict[str, Any]:
 def _sums(loss: Loss) -> dict[str, Any]:
     """Returns a loss's sums; those of documents' ends and of right predictions only if there are any."""
     unused = (set() if loss.ends else {"ends", "end_nats"}) | (set() if loss.judged else {"right", "judged"})
-    return {name: value for name, value in dataclasses.asdict(loss).items() if name not in unused}
+    return {name: value for name, value in vars(loss).items() if name not in unused}
 
 
 def _finite(value: Any) -> Any:

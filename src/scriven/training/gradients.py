@@ -137,11 +137,10 @@ class GradientStep:
                 seed = mix_seed(self.settings.training.seed, step, lane, number)
                 raw, y, state = self.model.read(part.ids, self.states[group], part.fresh, seed, self.backend)
                 self.states[group] = detach(state)
-                found, counted = self._backward(part, raw, y)
+                gradients, found, counted = self._backward(part, raw, y)
                 del raw, y, state  # their memory is the next group's
                 nats[group].append(found)
                 counts[group] = GroupSums(*map(add, counts[group].to_row(), counted.to_row()))
-                gradients = self.weights.take_gradients()
                 if self.message is not None:
                     self.weights.write(gradients, self.message[group], add=number > 0)
         summed = torch.stack([torch.stack(each).sum(0) for each in nats]).tolist()  # the first wait for the device
@@ -192,32 +191,35 @@ class GradientStep:
             targets=batch.targets[since:, columns],
         )
 
-    def _backward(self, rows: GroupRows, raw: Tensor, y: Tensor) -> tuple[Tensor, GroupSums]:
+    def _backward(self, rows: GroupRows, raw: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor, GroupSums]:
         """Computes the gradients of one group, given what the model computed for its rows, raw and y (T, N, H).
 
         The loss is the mean of the members' losses, but its gradients are multiplied by their number, so that a member
-        has those of a model alone. Returns the nats and end_nats (2,) of the group, which are still on the device, and
-        its other sums.
+        has those of a model alone. Returns the gradients, the nats and end_nats (2,) of the group, which are still on
+        the device, and its other sums.
         """
         since, weights = rows.since, rows.weights
         losses = self.model.losses(y[since:] if since else y, self._tensor(rows.targets), self.backend)  # (t, N)
-        weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
-        predictions, members = losses.numel() if weights is None else float(weights.sum()), self.settings.model.members
+        members, counted, predictions = self.settings.model.members, losses.detach(), float(losses.numel())
+        slopes = torch.full_like(losses, members)  # (t, N)
+        if weights is not None:
+            weighing, predictions = self._tensor(weights[since:]), float(weights.sum())
+            slopes, counted = slopes * weighing, counted * weighing
         found = [losses, members * predictions * self._penalties(raw, y, rows.fresh)] if self.penalised else [losses]
-        torch.autograd.backward(found, [members * weighing, *[None] * self.penalised])
-        return self._sum_up(rows, losses.detach() if weights is None else losses.detach() * weighing, predictions)
+        gradients = self.weights.gradients(found, [slopes, *[None] * self.penalised])
+        return gradients, *self._sum_up(rows, counted, predictions)
 
     def _sum_up(self, rows: GroupRows, losses: Tensor, predictions: float) -> tuple[Tensor, GroupSums]:
         """Sums one group's losses (t, N), which are weighted."""
-        weights = rows.weights
-        ends = torch.from_numpy(rows.targets == (-1 if self.boundary is None else self.boundary))
-        if weights is not None:
-            ends &= torch.from_numpy(weights[rows.since :] > 0)
-        read = predictions
+        weights, count, read = rows.weights, 0.0, predictions
+        ended = losses.new_zeros(())
+        if self.boundary is not None:
+            counted = 1 if weights is None else weights[rows.since :] > 0
+            ends = torch.from_numpy((rows.targets == self.boundary) & counted)
+            count = float(ends.sum())
+            ended = losses[ends].sum() if count else ended
         if self.settings.reader.kind == "windows":  # all of a window is read, even if only its last counts
             read = len(rows.ids) * (self.rows if weights is None else int(weights.any(0).sum()))
-        count = float(ends.sum())
-        ended = losses[ends].sum() if count else losses.new_zeros(())
         nats = torch.stack([losses.sum(), ended])
         return nats, GroupSums(predictions=predictions, ends=count, characters_read=read)
 

@@ -99,6 +99,7 @@ class FlatWeights:
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
         self.parameters = [*others, *matrices]
+        self.learned = [parameter for parameter in self.parameters if parameter.requires_grad]
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.names = [names[id(parameter)] for parameter in self.parameters]
         self.first_matrix = sum(parameter.numel() for parameter in others)
@@ -114,15 +115,19 @@ class FlatWeights:
         """Returns a view of `flat` (P,) for each parameter, in its shape."""
         return _views(flat, self.shapes)
 
-    def take_gradients(self) -> list[Tensor]:
-        """Returns the gradients of the last backward pass, one per parameter, and clears them for the next pass."""
-        gradients = [parameter.grad for parameter in self.parameters]
+    def gradients(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor | None]) -> list[Tensor]:
+        """Returns the gradients of all parameters, contiguous, given those of the outputs; zeros where there are none.
+
+        The gradient of a number may be None, which means 1. Each may be changed in place.
+        """
+        found = iter(torch.autograd.grad(outputs, self.learned, slopes, allow_unused=True))
+        gradients = list[Tensor]()
         for parameter in self.parameters:
-            parameter.grad = None
-        return [
-            torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
-            for parameter, gradient in zip(self.parameters, gradients, strict=True)
-        ]
+            gradient = next(found) if parameter.requires_grad else None
+            made = torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
+            shared = any(made is other for other in gradients)  # as by two biases that are added
+            gradients.append(made.clone() if shared else made)
+        return gradients
 
     def write(self, gradients: list[Tensor], flat: Tensor, *, add: bool) -> None:
         """Writes the gradients of all parameters to `flat` (P,), or adds them to it."""
