@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -261,6 +262,19 @@ def test_a_hostile_repository_leaves_nothing_behind(
     repo[name] = data
     with pytest.raises(InputError, match=r"ann/novels is not pulled: .*; ask its author"):
         pull_run("ann/novels", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_repository_that_the_disk_has_no_room_for_is_not_fetched(
+    hub: HubServer, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may put any number of bytes there, under the names of a run's files."""
+    push_run(str(run), "ann/novels")
+    hub.paths.clear()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="ann/novels has 1 MB, and 1 MB are free here"):
+        pull_run("ann/novels", tmp_path / "back")
+    assert not [each for each in hub.paths if "resolve" in each]
     assert not (tmp_path / "back").exists()
 
 

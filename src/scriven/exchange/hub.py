@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scriven.arguments import check_choice
-from scriven.errors import InputError, UsageError, shorten
+from scriven.errors import InputError, UsageError, format_bytes, shorten
 from scriven.exchange.card import is_as_written, make_card
 from scriven.exchange.packing import MOST_FILES, TEXTS, check_packed, copy_model, is_packed_file
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, Run, Which, open_run
@@ -94,7 +94,9 @@ def pull_run(repo: str, folder: Path) -> Run:
         _explain_errors(repo),
     ):
         info = api.model_info(repo, files_metadata=True)
-        for name, size in _checked_files(repo, info.siblings or []):
+        files = _checked_files(repo, info.siblings or [])
+        _check_space(repo, sum(size for _, size in files), work, Path(fetched))
+        for name, size in files:
             path = Path(hub.hf_hub_download(repo, name, revision=info.sha, cache_dir=fetched, endpoint=hub_endpoint()))
             if path.stat().st_size != size:
                 raise _refusal(repo, f"{name} has another size than the hub says")
@@ -175,6 +177,16 @@ def _checked_files(repo: str, siblings: list[Any]) -> list[tuple[str, int]]:
         if not isinstance(size, int) or (TEXTS.fullmatch(name) and size > TEXT_LIMIT):
             raise _refusal(repo, f"{name} would have {size} bytes")
     return files
+
+
+def _check_space(repo: str, size: int, *folders: Path) -> None:
+    """Raises InputError if files of so many bytes have no space in one of these folders."""
+    free = min(shutil.disk_usage(each).free for each in folders)
+    if size > free:
+        raise InputError(
+            f"{repo} has {format_bytes(size)}, and {format_bytes(free)} are free here; make room, or choose another "
+            "place with -o and TMPDIR"
+        )
 
 
 def _refusal(repo: str, why: str) -> InputError:
