@@ -110,7 +110,8 @@ const isYours = (passages) => passages.every((part) => part.by === "you");
 
 async function writeFrom(next, fields = choices()) {
   end();
-  fields = { seed: randomSeed(), rule_begun: ruledBefore(next, fields), ...fields, model: app.model };
+  const ruled = ruledBefore(next, fields);
+  fields = { seed: randomSeed(), ...(ruled && { rule_begun: ruled }), ...fields, model: app.model };
   moveTo(versions.add(next, current, fields));
   passages = next;
   editing = false;
