@@ -47,8 +47,9 @@ import_module("torch.fx.experimental.symbolic_shapes")
 workload.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
-FIRST_SECONDS = 60.0  # at most, until a process has begun to train
-START_SECONDS, TRAINING_SECONDS = 0.2, 0.3  # within which kills are spread, after a fork and after the first step
+FIRST_SECONDS = 60.0  # at most, until a process has done the steps after which it is killed
+START_SECONDS = 0.2  # within which kills are spread after a fork
+TRAINING_STEPS, STEP_SECONDS = 20, 0.03  # after so many steps at most, and within these seconds after the last of them
 START_SHARE = 0.2  # of kills are within the start
 
 
@@ -99,14 +100,14 @@ def forked(folder: Path, arguments: Namespace, last_step: int = 0) -> tuple[int,
         os._exit(code)
 
 
-def lines(pipe: int, seconds: float, until: str = "") -> list[str]:
-    """What comes from a pipe within a time, or until a line begins so."""
+def lines(pipe: int, seconds: float, until: str = "", times: int = 1) -> list[str]:
+    """What comes from a pipe within a time, or until so many lines begin so."""
     end, text = time.monotonic() + seconds, b""
     while (left := end - time.monotonic()) > 0 and select.select([pipe], [], [], left)[0]:
         if not (piece := os.read(pipe, 65536)):
             break
         text += piece
-        if until and any(line.startswith(until) for line in text.decode().splitlines()):
+        if until and sum(line.startswith(until) for line in text.decode().splitlines()) >= times:
             break
     return text.decode().splitlines()
 
@@ -118,8 +119,8 @@ def killed(folder: Path, arguments: Namespace, random_: random.Random, saved: in
     if random_.random() < START_SHARE:
         told = lines(pipe, random_.uniform(0, START_SECONDS))
     else:
-        told = lines(pipe, FIRST_SECONDS, until="Stepped")
-        told += lines(pipe, random_.uniform(0, TRAINING_SECONDS))
+        told = lines(pipe, FIRST_SECONDS, until="Stepped", times=random_.randint(1, TRAINING_STEPS))
+        told += lines(pipe, random_.uniform(0, STEP_SECONDS))
     seconds = time.monotonic() - begun
     os.kill(child, signal.SIGKILL)
     told += lines(pipe, FIRST_SECONDS)
