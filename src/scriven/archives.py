@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scriven.kernels.sampler import Sampler  # which imports torch
 
 MAGIC = b"Scriven\xb6"
-VERSION = 1
+VERSION = 2
 HEAD = struct.Struct("<8sBBBQ")  # magic, version, whether a network takes part, memory bits, symbols
 PARTNER = struct.Struct("<16s32pQQ")  # a network: hash, name; numbers of unknown bytes, and of bytes that encode these
 DIGEST_BYTES = 16

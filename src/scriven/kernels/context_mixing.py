@@ -118,7 +118,7 @@ class ContextMixer:
     def __init__(self, kinds: Kinds, memory_bits: int, network: PackedNetwork | None = None) -> None:
         """Makes a model of V symbols that has read nothing; `kinds` (V,) is from `kinds_of`.
 
-        It takes 2 to the power of `memory_bits` bytes, a quarter more, and 17 MB. A network of at least V symbols,
+        It takes 2 to the power of `memory_bits` bytes, a half more, and 17 MB. A network of at least V symbols,
         packed in int8, reads the same symbols and takes part, in place of `frequencies`. Raises RuntimeError without a
         native library, or if memory is too short.
         """

@@ -2,7 +2,8 @@
 //
 // It predicts a symbol bit by bit, the highest first, each from the bits before it and from what came after contexts like
 // the present one. In the row of a context, each bit that can come has a history: how many zeros and ones came, and the
-// last ones if they are few. Two adaptive tables for each kind of context turn a history into probabilities. Small
+// last ones if they are few. Two adaptive tables for each kind of context turn a history into probabilities. A context
+// also has its run: the symbol that came last, and how often in a row it did. Small
 // networks of one layer mix these; each has a table of weights, from which it takes those of its own kind of context, and
 // learns after each bit. Two more mix what the networks say. Mahoney (2005) calls this context mixing.
 //
@@ -161,14 +162,15 @@ class ContextMixer {
     ContextMixer(int64_t symbols, const int32_t *kinds, int64_t memory_bits)
         : symbols_(symbols), bits_(symbols <= 256 ? 8 : symbols <= 4096 ? 12 : 16),
           row_mask_((uint64_t(1) << (memory_bits - 4)) - 1), hash_bits_(memory_bits - 6), kinds_(symbols),
-          used_(symbols + 1), sums_(most_others * (symbols + 1)), rows_(int64_t(1) << memory_bits), recent_(int64_t(row_mask_ + 1)),
-          found_(int64_t(matches) << hash_bits_), weights_(selections * padded), maps_(contexts * 256), fine_maps_(contexts * 65536),
+          used_(symbols + 1), sums_(most_others * (symbols + 1)), rows_(int64_t(1) << memory_bits), runs_(int64_t(row_mask_ + 1)),
+          recent_(int64_t(row_mask_ + 1)), found_(int64_t(matches) << hash_bits_), weights_(selections * padded), maps_(contexts * 256), fine_maps_(contexts * 65536),
           refined_(refiners * refined) {
         if (failed()) return;
         std::copy_n(kinds, symbols, static_cast<int32_t *>(kinds_));
         used_[0] = 0;
         for (int64_t i = 0; i < symbols; i++) used_[i + 1] = used_[i] + (kinds[i] != unused);
         std::memset(rows_, 0, size_t(1) << memory_bits);
+        std::memset(runs_, 0, size_t(row_mask_ + 1) * sizeof(uint32_t));
         std::memset(found_, 0, (size_t(matches) << hash_bits_) * sizeof(uint32_t));
         std::fill_n(static_cast<int32_t *>(weights_), selections * padded, one / 20);
         for (int i = 0; i < selections; i++) weights_[i * padded + others] = one / 3;
@@ -179,12 +181,14 @@ class ContextMixer {
         for (int i = 0; i < refiners * refined; i += 33) std::copy_n(row, 33, refined_ + i);
         for (auto &rows : final_)
             for (auto &row : rows) std::fill_n(row, sets, one / sets);
+        for (auto &ways : run_maps_)
+            for (auto &lengths : ways) std::fill_n(lengths, longest_run + 1, first_entry(62000));
         for (auto &lengths : matched_) std::fill_n(lengths, longest_match + 1, first_entry(60000));
         for (int i = 0; i < 1024; i++) reciprocals_[i] = 10 * one / (10 * i + 16);
         begin();
     }
     bool failed() const {
-        return !kinds_ || !used_ || !sums_ || !rows_ || !recent_ || !found_ || !weights_ || !maps_ || !fine_maps_ || !refined_;
+        return !kinds_ || !used_ || !sums_ || !rows_ || !runs_ || !recent_ || !found_ || !weights_ || !maps_ || !fine_maps_ || !refined_;
     }
 
     bool knows(int64_t symbol) const { return symbol >= 0 && symbol < symbols_ && kinds_[symbol] != unused; }
@@ -209,6 +213,7 @@ class ContextMixer {
             (bit ? low : high) = middle;
             partial_ = 2 * partial_ + uint32_t(bit);
         }
+        extend_runs(uint16_t(low));
         remember(uint16_t(low), true);
         begin();
         return low;
@@ -234,16 +239,21 @@ class ContextMixer {
   private:
     static constexpr int one = 65536;
     static constexpr int contexts = 20, matches = 2, sets = 7, refiners = 2;
-    static constexpr int per_context = 4, others = per_context * contexts + 2 * matches;
+    static constexpr int per_context = 5, others = per_context * contexts + 2 * matches;
     static constexpr int inputs = others + 2 * most_others + 1, padded = (inputs + 15) / 16 * 16;
     static constexpr int selections = 768 + 256 + 4 * 2048 + 18;  // of weights, of all sets
     static constexpr int refined = 65536 * 33;
-    static constexpr int longest_match = 63;
+    static constexpr int longest_match = 63, longest_run = 31;
 
     struct Match {
         uint64_t at = 0;  // where the symbol is that it expects
         int length = 0;   // how many symbols before it are those that came now; 0: there is no match
         uint32_t expected = 0;
+    };
+
+    struct Run {
+        uint16_t symbol;
+        int length;  // 0: there is none
     };
 
     uint16_t back(uint64_t distance) const { return distance > count_ ? 0 : at(count_ - distance); }
@@ -305,6 +315,8 @@ class ContextMixer {
         int i = 0;
         const auto put = [&](uint64_t value) {
             contexts_[i] = hash(value, uint64_t(i));
+            __builtin_prefetch(&runs_[contexts_[i] & row_mask_]);
+            __builtin_prefetch(row_of(hash(contexts_[i], 1)));
             i++;
         };
         uint64_t order = 0;
@@ -321,12 +333,38 @@ class ContextMixer {
         put(hash(std::min<uint64_t>(column_, 255), hash(above(), first)));
         put(letters_);
         put(hash(words_[0], sign_));
+        for (i = 0; i < contexts; i++) {
+            const uint32_t entry = runs_[contexts_[i] & row_mask_];
+            run_[i] = entry >> 24 == contexts_[i] >> 56 ? Run{uint16_t(entry), int(entry >> 16 & 255)} : Run{};
+        }
         partial_ = 1;
     }
 
-    template <class Log> void look_up(Log &journal) {
-        for (int i = 0; i < contexts; i++) row_[i] = find(hash(contexts_[i], partial_), journal);
+    // Counts the symbol that came after each context. A new context takes the place of another one.
+    void extend_runs(uint16_t symbol) {
+        for (int i = 0; i < contexts; i++) {
+            const int length = run_[i].length && run_[i].symbol == symbol ? std::min(run_[i].length + 1, longest_run) : 1;
+            runs_[contexts_[i] & row_mask_] = uint32_t(contexts_[i] >> 56 << 24) | uint32_t(length) << 16 | symbol;
+        }
     }
+
+    // Whether the bits so far are those of the symbol that came last.
+    bool runs_on(int context) const {
+        return run_[context].length && (run_[context].symbol | 1u << bits_) >> (bits_ - place_) == partial_;
+    }
+    int run_bit(int context) const { return run_[context].symbol >> (bits_ - 1 - place_) & 1; }
+    uint32_t &run_entry(int context) { return run_maps_[context][place_ >= bits_ / 2][run_[context].length]; }
+
+    template <class Log> void look_up(Log &journal) {
+        uint64_t numbers[contexts];
+        for (int i = 0; i < contexts; i++) {
+            numbers[i] = hash(contexts_[i], partial_);
+            __builtin_prefetch(row_of(numbers[i]));
+        }
+        for (int i = 0; i < contexts; i++) row_[i] = find(numbers[i], journal);
+    }
+
+    uint8_t *row_of(uint64_t number) { return rows_ + (number & row_mask_) * 16; }
 
     // The row of a context and of the bits so far: a byte to check it, and the histories of the next four bits, by the
     // bits before. A new row takes the place of that of three which has come least.
@@ -377,8 +415,13 @@ class ContextMixer {
                 i += 2;
                 known += context >= 1 && context <= 8;
             } else {
-                i += per_context;
+                i += per_context - 1;
             }
+            if (runs_on(context)) {
+                const int likely = logistic_.stretch(int(run_entry(context) >> 16));
+                inputs_[i] = run_bit(context) ? likely : -likely;
+            }
+            i++;
         }
         for (int each = 0; each < matches; each++) {
             Match &match = match_[each];
@@ -431,7 +474,8 @@ class ContextMixer {
         mixed_ = (finally_[0] + finally_[1]) / 2;
     }
 
-    // The mean of two tables' probabilities, by the mixed one and by the last symbol or the last two.
+    // The mean of two tables' probabilities, by the mixed one and by the last symbol or the last two. With other models, half
+    // of the result is the mixed one itself: they are too good for tables that learn slowly.
     void refine() {
         const uint64_t first = back(1), second = back(2);
         const uint64_t rows[refiners] = {bits_ == 8 ? first << 8 | partial_ : hash(first, partial_),
@@ -443,7 +487,8 @@ class ContextMixer {
             sum += (row[0] * (4096 - part) + row[1] * part) / 4096;
             refined_entry_[i] = row + (part >= 2048);
         }
-        probability_ = std::clamp(sum / refiners, 1, one - 1);
+        const int corrected = sum / refiners, mean = (corrected + logistic_.squash(mixed_)) / 2;
+        probability_ = std::clamp(others_ ? mean : corrected, 1, one - 1);
     }
 
     template <class Log> void learn(int bit, Log &journal) {
@@ -453,6 +498,10 @@ class ContextMixer {
             journal(&state), journal(&coarse), journal(&fine);
             adapt(coarse, bit);
             adapt(fine, bit);
+            if (runs_on(context)) {
+                journal(&run_entry(context));
+                adapt(run_entry(context), bit == run_bit(context));
+            }
             state = histories_.next[state][bit];
         }
         for (int each = 0; each < matches; each++) {
@@ -531,6 +580,7 @@ class ContextMixer {
     Buffer<int64_t> used_;       // (V + 1,): how many symbols below each one can come
     Buffer<uint64_t> sums_;      // (most_others, V + 1): of other models' frequencies
     Buffer<uint8_t> rows_;       // (rows, 16)
+    Buffer<uint32_t> runs_;      // (rows,): eight bits to check the context, the run's length and its symbol
     Buffer<uint16_t> recent_;    // the last symbols, in a ring
     Buffer<uint32_t> found_;     // (matches, .): where the last symbols came, by their hash
     Buffer<int32_t> weights_;    // (selections, padded), of 65536ths
@@ -538,6 +588,7 @@ class ContextMixer {
     Buffer<uint32_t> fine_maps_; // (contexts, 256, 256): by the symbol's bits so far, and history
     Buffer<uint16_t> refined_;   // (refiners, 65536, 33)
     int32_t final_[2][256][sets];
+    uint32_t run_maps_[contexts][2][longest_run + 1];  // how probable the run's symbol is, by the half of its bits
     uint32_t matched_[matches][longest_match + 1];  // how probable what a match expects is, by its length
     int32_t reciprocals_[1024];
 
@@ -545,6 +596,7 @@ class ContextMixer {
     uint64_t words_[4] = {}, letters_in_word_ = 0, letters_ = 0, sign_ = 0;
     uint64_t line_ = 0, previous_line_ = 0, column_ = 0, line_start_ = 0;
     Match match_[matches];
+    Run run_[contexts];
 
     int others_ = 0;        // how many other models have a prediction
     int place_ = 0;         // of the bit
