@@ -92,6 +92,7 @@ def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
 @pytest.mark.parametrize("predicted", [1, 100, 1000])
 def test_both_score_first_and_learn_after(predicted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ongoing_counts, "PREDICTED", predicted)
+    monkeypatch.setattr(ongoing_counts, "COUNTED_FOR_EACH_PREDICTED", 1)
     model = of_text()
     ids = model.vocabulary.clamp(new_ids(model))
     fast, slow = nats_of(model, ids), slow_nats(model, ids, predicted)

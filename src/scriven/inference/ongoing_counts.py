@@ -1,7 +1,7 @@
 """Ongoing counts: a `ContextMixer` that has read the training text, and continues counting the text that it reads.
 
 Of the training text it has read no more than the last PRIMED characters. A network takes part with its predictions: of
-the last PREDICTED ones of these, so that the counts learn what they are worth, and of all that is read afterwards.
+a few of the last of these, so that the counts learn what they are worth, and of all that is read afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from scriven.kernels.context_mixing import (
 from scriven.vocabulary import Vocabulary
 
 PRIMED = 4_000_000  # characters of the training text that are counted, at most: the last ones
-PREDICTED = 300_000  # of these, the last ones, which a network predicts, too
+PREDICTED = 30_000  # of these, the last ones, at most, which a network predicts, too
+COUNTED_FOR_EACH_PREDICTED = 32  # at least: the network has learned them, so that they flatter it, most in short texts
 LEARNED_AT_ONCE = 1 << 14  # characters that are read between two copies of what was learned
 SHARE = 1 << 24  # of a probability 1, as frequencies
 
@@ -54,7 +55,8 @@ class OngoingCounts:
         """Returns counts that have read a training text, with the predictions of a network, if any."""
         ids = np.concatenate([np.empty(0, np.int64), *last_chunks(text, vocabulary.boundary, PRIMED)])
         counts = cls(vocabulary, ContextMixer(number_symbols(vocabulary)[1], memory_bits_for(len(ids))))
-        alone, predicted = np.split(vocabulary.clamp(ids), [max(0, len(ids) - PREDICTED) if predict else len(ids)])
+        most = min(PREDICTED, len(ids) // COUNTED_FOR_EACH_PREDICTED) if predict else 0
+        alone, predicted = np.split(vocabulary.clamp(ids), [len(ids) - most])
         for piece in blocks([alone], LEARNED_AT_ONCE):
             check_stop()
             counts.read(piece)
