@@ -190,6 +190,10 @@ def test_branching_works_from_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("#write-here")).to_have_text(text[8])
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
+    page.keyboard.press("Home")  # lines are ragged, so the two need not have led back
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#write-here")).to_have_text(text[8])
     page.keyboard.press("Enter")
     expect(page.locator("#alternatives [aria-current]")).to_be_focused()
     page.keyboard.press("Escape")
