@@ -152,6 +152,7 @@ def test_reading_can_be_stopped_before_it_has_begun(page: Page) -> None:
     page.fill("#read-source", "a tiny text")
     page.route("**/tokenizer_info*", lambda route: None)
     page.click("#read-go")
+    expect(page.locator("#read-go")).to_have_text("Stop")
     page.click("#read-go")
     expect(page.locator("#read-go")).to_have_text("Read")  # it has stopped: another click would stop it once more
     page.unroute("**/tokenizer_info*")

@@ -129,7 +129,7 @@ def test_nothing_is_copied_once_there_is_an_index(client: openai.OpenAI, monkeyp
         ask(client, novel=3)
     text = JSON.encode("".join(JSON.samples(3, "a", length=60, seed=1, temperature=1.0))).astype(np.uint8)
     suffixes = SuffixTable([Block(0, text, sort_suffixes(text, JSON.vocabulary.size))])
-    monkeypatch.setattr(JSON, "_index", SimpleNamespace(suffixes=suffixes))
+    monkeypatch.setattr(JSON, "_index", SimpleNamespace(suffixes=suffixes, is_cut=False))
     texts = ask(client, n=3, novel=3)
     assert texts == list(JSON.samples(3, "a", length=60, seed=1, temperature=1.0, novel=3))
     assert max(suffixes.match(JSON.encode(each)).lengths.max() for each in texts) == 2

@@ -118,6 +118,16 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
     assert any(told in note for note in notes("avx2", settings=other))
 
 
+def test_ends_of_documents_have_their_own_part_of_a_steps_loss(tmp_path: Path) -> None:
+    """At first a model expects all symbols about equally, so that an end costs as much as a character."""
+    (tmp_path / "words.txt").write_text("to\nbe\nor\nnot\n" * 50, encoding="utf-8")
+    over = {"corpus": {"documents": "lines"}, "budget": {"steps": 1}}
+    (first,) = [each for each in run(tmp_path / "words.txt", tmp_path / "run", over) if isinstance(each, Stepped)]
+    loss = first.loss
+    assert loss.characters + loss.ends == SMALL["reader"]["batch"] * SMALL["reader"]["length"]
+    assert loss.end_nats / loss.ends == pytest.approx(loss.nats / loss.characters, rel=0.2)
+
+
 def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> None:
     """It once left denormal numbers flushed, which broke another test in the same process every time."""
     threads = torch.get_num_threads()

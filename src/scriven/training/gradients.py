@@ -214,7 +214,7 @@ class GradientStep:
         weights, count, read = rows.weights, 0.0, predictions
         ended = losses.new_zeros(())
         if self.boundary is not None:
-            counted = 1 if weights is None else weights[rows.since :] > 0
+            counted = True if weights is None else weights[rows.since :] > 0
             ends = torch.from_numpy((rows.targets == self.boundary) & counted)
             count = float(ends.sum())
             ended = losses[ends].sum() if count else ended

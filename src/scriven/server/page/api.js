@@ -133,8 +133,9 @@ export async function likeliestCharacters(model, prompt, count, signal) {
  * Facts about a model's tokens: `unit` ("character", "byte" or "token"), `separator` (the text between two of its documents, or
  * ""), and `knowsReturn` (whether it knows the character "\r").
  */
-export async function tokenizerFacts(model) {
-  const requests = [getJson(`tokenizer_info?model=${encode(model)}`), postJson("tokenize", { model, prompt: "\r" })];
+export async function tokenizerFacts(model, signal) {
+  const [path, text] = [`tokenizer_info?model=${encode(model)}`, { model, prompt: "\r" }];
+  const requests = [getJson(path, { signal }), postJson("tokenize", text, { signal })];
   const [info, tokenized] = await Promise.all(requests);
   return { unit: info.unit, separator: info.separator ?? "", knowsReturn: tokenized.tokens[0] < info.vocab_size };
 }
@@ -144,7 +145,7 @@ export async function* followRun(run, signal) {
   yield* readEvents(await call(`runs/${encode(run)}/events`, { signal }));
 }
 
-const getJson = async (path) => (await call(path)).json();
+const getJson = async (...request) => (await call(...request)).json();
 
 const postJson = async (...request) => (await post(...request)).json();
 

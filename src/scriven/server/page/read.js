@@ -94,10 +94,11 @@ async function read(text, place = 0) {
   busy?.abort();
   if (!text) return refuse("Paste some text first, or open a file.");
   const controller = (busy = new AbortController());
+  say("read-go", "Stop");
   let mine = null;
   try {
     if (text instanceof File) text = await open(text, controller.signal);
-    const facts = await api.tokenizerFacts(app.model);
+    const facts = await api.tokenizerFacts(app.model, controller.signal);
     controller.signal.throwIfAborted();
     scored = mine = new ScoredText(text, facts);
     scored.countsEnds = !part("without-ends").checked;
