@@ -29,7 +29,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("scriven", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("scriven", settings.get_profile("thorough"), max_examples=50)
 settings.load_profile("scriven")
 
 pytest_plugins = ["browsing"]
@@ -94,8 +95,10 @@ def variant(request: pytest.FixtureRequest) -> Iterator[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Shifts the seeds of torch and numpy: what holds for one draw must hold for all.
 
-    Hypothesis has an option of its own, --hypothesis-seed.
+    Hypothesis has an option of its own, --hypothesis-seed. It tries twice as many examples with --thorough.
     """
+    if config.getoption("--thorough"):
+        settings.load_profile("thorough")
     shift = config.getoption("--shift-seeds")
     if not shift:
         return
