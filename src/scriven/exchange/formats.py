@@ -166,16 +166,8 @@ def _read_apart(path: Path, activation: str) -> ForeignModel:
     seconds = READ_SECONDS + size // READ_BYTES_PER_SECOND
     most = min(READ_BYTES + MOST_UNPACKED * size, physical_memory() // 2)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-P",
-        "-c",
-        READ,
-        str(path),
-        activation,
-        str(seconds),
-        str(most),
-    ]  # -P: nothing is imported from this folder
+    program = [sys.executable, "-P", "-c", READ]  # -P: nothing is imported from this folder
+    words = [*program, str(path), activation, str(seconds), str(most)]
     try:
         done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, timeout=READ_WAIT * seconds, check=False)
         endless = done.returncode == -OUT_OF_TIME
