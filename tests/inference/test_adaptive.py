@@ -113,6 +113,13 @@ def test_the_fast_way_is_plain_gradient_descent(cell: str) -> None:
     assert nats.mean() == pytest.approx(slow_nats(model, ids, RULE).mean(), rel=1e-4)
 
 
+def test_a_network_of_long_sides_alone_learns_without_bases() -> None:
+    model, rule = network("lstm"), replace(RULE, longest_side=0)
+    ids = model.vocabulary.encode(TEXT)
+    nats, context = nats_in_pieces(reader(model, rule), ids, [len(ids)])
+    assert np.isfinite(nats).all() and context.learned is not None and context.learned.bases.size == 0
+
+
 def test_long_sides_of_matrices_have_no_basis() -> None:
     model, rule = network("lstm"), replace(RULE, longest_side=8, turn=3)  # the recurrent weights are (32, 8)
     assert [rule.sides(shape) for shape in [(32, 8), (8, 8), (8,), (4, 8, 8)]] == [(0, 8), (8, 8), (0, 0), (0, 0)]

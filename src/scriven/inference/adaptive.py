@@ -1,7 +1,7 @@
 """Learning while reading (dynamic evaluation, Krause et al. 2018): each segment of a text is scored, then learned from.
 
 The weights of a copy of the model make one step after each segment, and are pulled back a little towards the trained
-ones. The step is that of SOAP (Vyas et al. 2024) without momentum: Adam's, in other bases. All of this is a value, an
+ones. The step is SOAP's (Vyas et al. 2024) without momentum: Adam's, in other bases. All of this is a value, an
 `AdaptiveContext`: it can be kept, copied and continued, and does not depend on the pieces that the text came in. One
 thread computes in fp32, so the bits do not depend on the number of threads.
 """
@@ -12,6 +12,7 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -42,7 +43,8 @@ class Bases:
         self._rule, sides, count = rule, [rule.sides(shape) for shape in shapes], rule.basis_values(shapes)
         self.moments, self.vectors = torch.zeros(count), torch.zeros(count)
         self._moments, self._vectors = (_squares(flat, sides) for flat in (self.moments, self.vectors))
-        self.copy_(self.moments, torch.cat([torch.eye(n).flatten() for each in sides for n in each]))
+        for basis in chain.from_iterable(self._vectors):
+            basis.fill_diagonal_(1.0)
 
     def copy_(self, moments: Tensor, vectors: Tensor) -> None:
         """Takes the values of other bases (K,) of such arrays."""
@@ -50,7 +52,7 @@ class Bases:
         self.vectors.copy_(vectors)
 
     def learn(self, gradients: Sequence[Tensor], step: int) -> None:
-        """Learns second moments from the gradients of a step, the first of which is number 1; turns at some steps."""
+        """Learns second moments from the gradients of a step, counted from 1; turns at some steps."""
         for gradient, moments, vectors in zip(gradients, self._moments, self._vectors, strict=True):
             if gradient.ndim != 2:
                 continue
@@ -89,6 +91,8 @@ class AdaptiveReader:
         vector_to_parameters(self._values, self._parameters)
         self._bases = Bases([each.shape for each in self._parameters], rule)
         self._step = torch.zeros_like(self._values)  # (P,), in these bases
+        parts = torch.split(self._step, [each.numel() for each in self._parameters])
+        self._steps = [part.view_as(each) for part, each in zip(parts, self._parameters, strict=True)]  # its parts
         self._adamw = AdamW(self._step, rule.beta2, beta1=0.0)
         self._trained = self._copy_learned()
         self._held: Learned | None = self._trained  # what the model has now; None for something else
@@ -230,13 +234,8 @@ class AdaptiveReader:
             self._bases.learn(gradients, int(self._adamw.steps) + 1)
             self._step.zero_()
             self._adamw.step(self._bases.rotate(gradients), 1.0, self.rule.rate)
-            steps = [part.view_as(each) for part, each in zip(self._split(self._step), gradients, strict=True)]
-            for value, step in zip(self._split(self._values), self._bases.rotate(steps, back=True), strict=True):
-                value.add_(step.flatten())
-
-    def _split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Returns the part of each array of weights."""
-        return torch.split(values, [each.numel() for each in self._parameters])
+            for parameter, step in zip(self._parameters, self._bases.rotate(self._steps, back=True), strict=True):
+                parameter.detach().add_(step)
 
     def _hold(self, learned: Learned | None) -> None:
         """Puts learned weights into the model, unless they are there."""
