@@ -45,18 +45,18 @@ def size_of(command: str, text: Path) -> int | None:
 
 
 def measured(text: Path, networks: list[str], fast: bool) -> Iterator[dict[str, Any]]:
-    """What compressed a text, to how many bytes, and the bytes per processor second each way."""
+    """What compressed a text, to how many bytes, and the bytes per second each way."""
     for name, command in PROGRAMS.items():
         if not (fast and name == SLOW) and (size := size_of(command, text)):
             yield {"text": text.name, "by": name, "bytes": size}
     content = text.read_bytes()
     for name in ["", *networks]:
         network = find_network(name) if name else None
-        begun = time.process_time()
+        begun = time.perf_counter()
         archive = archives.compress(content, network)
-        between = time.process_time()
+        between = time.perf_counter()
         assert archives.decompress(archive, lambda _, network=network: network) == content  # type: ignore[misc]
-        there, back = len(content) / (between - begun), len(content) / (time.process_time() - between)
+        there, back = len(content) / (between - begun), len(content) / (time.perf_counter() - between)
         by = f"scriven compress --with {name}" if name else "scriven compress"
         yield {"text": text.name, "by": by, "bytes": len(archive), "compressing": there, "decompressing": back}
 

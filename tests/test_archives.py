@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from scriven import archives
 from scriven.errors import InputError
-from scriven.kernels import native_library
+from scriven.kernels import context_mixing, native_library
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM
 from scriven.settings import ModelSettings
@@ -180,6 +180,21 @@ def test_an_archive_with_a_network_is_the_same_at_every_level(cell: str) -> None
             archive = archives.compress(TEXT[:2000], network)
             found.add(archive)
             assert archives.decompress(archive, finding(network)) == TEXT[:2000]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru"])
+def test_an_archive_with_a_network_is_the_same_by_any_number_of_threads(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(NETWORKS["documents"], cell=cell)
+    found = set()
+    monkeypatch.setattr(context_mixing, "LEAST_THREADS", 1)
+    for threads in (1, 2, 3, 1000):
+        monkeypatch.setattr(network.sampler, "threads_for", {1: threads}.get)
+        archive = archives.compress(TEXT, network)
+        found.add(archive)
+        assert archives.decompress(archive, finding(network)) == TEXT
     assert len(found) == 1
 
 

@@ -177,7 +177,7 @@ def test_threads_share_weights_and_change_nothing(
     for rows, window in ((1, 0), (16, 0), (2, 3)):
         texts = []
         for threads in (1, 2, 3):
-            monkeypatch.setattr(sampler, "_threads", {rows: threads}.get)
+            monkeypatch.setattr(sampler, "threads_for", {rows: threads}.get)
             start = zeros(rows), sampler.zero_state(rows), SamplingSettings()
             texts.append(sampler.write(*start, numbers(20, rows), window))
         ended |= bool((texts[0][0] == 21).any())

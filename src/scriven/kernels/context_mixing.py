@@ -29,6 +29,7 @@ MEMORY_PER_SYMBOL = 64  # bytes that a symbol's new contexts take, about
 SYMBOLS_AT_ONCE = 1 << 14  # so that an interrupt need not wait for long
 BYTES_PER_SYMBOL = 32  # that encoding takes at most
 SPACE, NEWLINE, UNUSED, OTHER = -1, -2, -3, 0
+LEAST_THREADS = 2  # that share a network's weights, where there are as many cores: what is mixed needs the caches, too
 MOST_OTHERS = 2  # other models whose predictions take part
 
 Kinds = npt.NDArray[np.int32]
@@ -65,6 +66,9 @@ class PackedNetwork(Protocol):
     @property
     def packed(self) -> int:
         """The address of the packed model."""
+
+    def threads_for(self, rows: int) -> int:
+        """The number of threads that may share the work of reading texts side by side."""
 
 
 def kinds_of(characters: Sequence[str], symbols: int) -> Kinds:
@@ -119,8 +123,8 @@ class ContextMixer:
         """Makes a model of V symbols that has read nothing; `kinds` (V,) is from `kinds_of`.
 
         It takes 2 to the power of `memory_bits` bytes, a half more, and 17 MB. A network of at least V symbols,
-        packed in int8, reads the same symbols and takes part, in place of `frequencies`. Raises RuntimeError without a
-        native library, or if memory is too short.
+        packed in int8, reads the same symbols and takes part, in place of `frequencies`; threads share its weights.
+        Raises RuntimeError without a native library, or if memory is too short.
         """
         self.symbols = len(kinds)
         self._mixing = c_void_p()
@@ -138,9 +142,9 @@ class ContextMixer:
         self._network = network  # keeps the weights alive
         if network is not None:
             try:
-                native_library.declare("scriven_context_mixing_join", [c_void_p, c_void_p])(
-                    self._mixing, network.packed
-                )
+                join = native_library.declare("scriven_context_mixing_join", [c_void_p, c_void_p, c_int64])
+                threads = max(network.threads_for(1), min(LEAST_THREADS, native_library.threads()))
+                join(self._mixing, network.packed, threads)
             except RuntimeError:
                 self.close()
                 raise

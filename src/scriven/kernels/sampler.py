@@ -171,7 +171,7 @@ class Sampler:
         before = self._recent(recent, rows)
         self._write(
             _SamplerWrite(
-                threads=self._threads(rows),
+                threads=self.threads_for(rows),
                 rows=rows,
                 count=count,
                 window=window,
@@ -202,7 +202,7 @@ class Sampler:
             raise ValueError(f"recent ids from {before.min()} to {before.max()}, of {self.symbols} symbols")
         return before
 
-    def _threads(self, rows: int) -> int:
+    def threads_for(self, rows: int) -> int:
         """The number of threads that divide the rows, or the weights if there are few rows and it keeps them in caches.
 
         With an LSTM 2x512, two threads then generate one text 3.7 times as fast as one thread does, but 0.7 times as

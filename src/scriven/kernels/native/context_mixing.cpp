@@ -1,4 +1,6 @@
 // A model that learns while it reads, as Python calls it, and a coder of what it predicts: see kernels/context_mixing.py.
+#include <chrono>
+
 #include "context_mixing.h"
 #include "counts.h"
 #include "forward_step.h"
@@ -32,40 +34,98 @@ struct RangeCoder {
     }
 };
 
-// A network that reads the same symbols. In int8 it gives the same bits on every processor, in pieces of any size.
+// Says whether the next stretch of a text is read by one thread or by many, which may lose: with another program on one of
+// two cores they take four times as long. Each way is tried now and then, and the faster one is taken in between.
+class Pace {
+  public:
+    bool together() const {
+        const int64_t tried = stretches_ % between_trials;
+        return tried < 2 ? tried == 1 : seconds_[true] < seconds_[false];
+    }
+    // Calls work(), which takes so many symbols in the way that `together` says.
+    template <class Function> void measure(int64_t symbols, Function &&work) {
+        const auto begun = std::chrono::steady_clock::now();
+        work();
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+        seconds_[together()] = took.count() / double(symbols);
+        stretches_++;
+    }
+    static constexpr int64_t stretch = 1024;  // symbols
+
+  private:
+    static constexpr int64_t between_trials = 64;
+    int64_t stretches_ = 0;
+    double seconds_[2] = {};  // for a symbol, the last time: by one thread, and together
+};
+
+// A network that reads the same symbols. In int8 it gives the same bits on every processor, in pieces of any size, and by
+// any number of threads, which share its weights.
 class Network {
   public:
-    explicit Network(const PackedModel &model) : model_(model), frequencies_(model.symbols) {
+    Network(const PackedModel &model, int64_t threads)
+        : model_(model), threads_(std::min(threads, most_threads)), frequencies_(model.symbols) {
         lay_out();
         failed_ = !frequencies_ || !arena_.allocate();
         if (!failed_) lay_out();
     }
     bool failed() const { return failed_; }
 
+    // Calls work(begin, end) for stretches of `count` symbols. All that it reads is read by the threads together, or by
+    // this one alone.
+    template <class Function> void lead(int64_t count, Function &&work) {
+        for (int64_t begin = 0; begin < count; begin += Pace::stretch) {
+            const int64_t end = std::min(begin + Pace::stretch, count);
+            pace_.measure(end - begin, [&] {
+                run(pace_.together() ? threads_ : 1, [&](const Member &member) {
+                    Work &own = works_[member.index];
+                    own.member = member;
+                    if (member.index == 0) {
+                        work(begin, end);
+                        next_ = none;
+                        member.wait();
+                    } else {
+                        for (member.wait(); next_ != none; member.wait()) scriven::read(model_, own, &next_, true);
+                    }
+                });
+            });
+        }
+    }
+
     // Its prediction of the next symbol (V,), of 2^24ths; null before it has read any.
     const uint32_t *predict() {
         if (!begun_) return nullptr;
-        weigh(work_.logits, weights_, model_.symbols, 1.0);
+        weigh(works_->logits, weights_, model_.symbols, 1.0);
         double sum = 0;
         for (int64_t i = 0; i < model_.symbols; i++) sum += weights_[i];
         for (int64_t i = 0; i < model_.symbols; i++) frequencies_[i] = 1 + uint32_t(weights_[i] / sum * 16777216.0);
         return frequencies_;
     }
     void read(int64_t id) {
-        scriven::read(model_, work_, &id, true);
+        next_ = id;
+        works_->member.wait();
+        scriven::read(model_, *works_, &next_, true);
         begun_ = true;
     }
 
   private:
+    static constexpr int64_t most_threads = 16, none = -1;
+
     void lay_out() {
-        work_ = lay_out_work(model_, 1, arena_);
-        work_.logits = arena_.take<float>(work_.logits_stride);
-        weights_ = arena_.take<double>(work_.logits_stride);
+        for (int64_t i = 0; i < threads_; i++) {
+            works_[i] = lay_out_work(model_, 1, arena_, i == 0);
+            if (i) works_[i].state = works_->state;
+        }
+        float *logits = arena_.take<float>(works_->logits_stride);
+        for (int64_t i = 0; i < threads_; i++) works_[i].logits = logits;
+        weights_ = arena_.take<double>(works_->logits_stride);
     }
 
     const PackedModel &model_;
+    const int64_t threads_;
     Arena arena_;
-    Work work_;
+    Work works_[most_threads];  // of each thread; the state and the logits are the same
+    int64_t next_ = none;       // the id that all read now
+    Pace pace_;
     double *weights_;
     Buffer<uint32_t> frequencies_;
     bool failed_, begun_ = false;
@@ -88,6 +148,14 @@ struct ContextMixing {
         const int64_t symbol = mixer.take(predicted, predicted != nullptr, code);
         network->read(symbol);
         return symbol;
+    }
+    // Calls work(i) for each of the next `count` symbols, which takes it.
+    template <class Function> void for_each(int64_t count, Function &&work) {
+        const auto several = [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) work(i);
+        };
+        if (network) network->lead(count, several);
+        else several(0, count);
     }
 };
 
@@ -121,11 +189,11 @@ SCRIVEN_API int64_t scriven_context_mixing_copy(const void *mixing, void **copie
 }
 
 // Lets a network in int8 take part from the beginning, in place of other frequencies; it must outlive the mixing.
-SCRIVEN_API int64_t scriven_context_mixing_join(void *mixing, const scriven::PackedModel *model) {
+SCRIVEN_API int64_t scriven_context_mixing_join(void *mixing, const scriven::PackedModel *model, int64_t threads) {
     using namespace scriven;
     auto &joined = *static_cast<ContextMixing *>(mixing);
-    if (model->precision != int8 || model->symbols < joined.symbols || model->symbols < 2) return bad_argument;
-    joined.network.reset(new (std::nothrow) Network(*model));
+    if (threads < 1 || model->precision != int8 || model->symbols < joined.symbols || model->symbols < 2) return bad_argument;
+    joined.network.reset(new (std::nothrow) Network(*model, threads));
     if (joined.network && !joined.network->failed()) return ok;
     joined.network.reset();
     return no_memory;
@@ -143,7 +211,7 @@ SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead
         return bad_argument;
     for (int64_t i = 0; i < call->count; i++)
         if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
-    for (int64_t i = 0; i < call->count; i++) {
+    mixing.for_each(call->count, [&](int64_t i) {
         double nats = 0;
         mixing.take(call->frequencies, int(call->others), i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
@@ -151,7 +219,7 @@ SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead
             return bit;
         });
         call->nats[i] = nats;
-    }
+    });
     return ok;
 }
 
@@ -184,14 +252,14 @@ SCRIVEN_API int64_t scriven_context_mixing_encode(const scriven::ContextMixingEn
         if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
     RangeCoder &coder = mixing.coder;
     uint8_t *to = call->bytes;
-    for (int64_t i = 0; i < call->count; i++) {
+    mixing.for_each(call->count, [&](int64_t i) {
         mixing.take(call->frequencies, call->frequencies != nullptr, i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
             coder.narrow(bit, coder.middle(p));
             for (; coder.settled(); coder.shift(0)) *to++ = uint8_t(coder.high >> 24);
             return bit;
         });
-    }
+    });
     if (call->last) *to++ = uint8_t((coder.low >> 24) + 1);  // and then zeros, which no file needs
     *call->written = to - call->bytes;
     return ok;
@@ -207,7 +275,7 @@ SCRIVEN_API int64_t scriven_context_mixing_decode(const scriven::ContextMixingDe
     };
     if (!mixing.taken)
         for (int i = 0; i < 4; i++) coder.read = coder.read << 8 | next();
-    for (int64_t i = 0; i < call->count; i++) {
+    mixing.for_each(call->count, [&](int64_t i) {
         call->ids[i] = mixing.take(call->frequencies, call->frequencies != nullptr, i, [&](int p, int) {
             const uint32_t middle = coder.middle(p);
             const int bit = coder.read <= middle;
@@ -215,6 +283,6 @@ SCRIVEN_API int64_t scriven_context_mixing_decode(const scriven::ContextMixingDe
             while (coder.settled()) coder.shift(next());
             return bit;
         });
-    }
+    });
     return ok;
 }
