@@ -64,7 +64,7 @@ def nats_by(texts: AdaptiveTexts, ids: Ids, lengths: Sequence[int] = ()) -> Floa
 def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
     """The cost of every known id, read one by one; the training text has no documents."""
     network = AdaptiveTexts(model.with_counts(None))._reader
-    assert network is not None and model.training_text is not None
+    assert network is not None and model.training_text is not None and model.counts is not None
     text = model.training_text().read(0, model.training_text().characters)
     alone, known, costs = text[: len(text) - predicted], text[len(text) - predicted :], []
     characters = [chr(point) for point in model.vocabulary.symbols]
@@ -82,9 +82,12 @@ def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
         static = network.writer(network.start())
         rows = _shares(static.predict(static.start(), known[:, None])[0][:, 0])
         mixer.read(numbers[known], rows, rows)
-        learned, trained = network.start(), static.start()
+        learned, trained, seen = network.start(), static.start(), model.opening
         for symbol in ids[:, None]:
-            costs.append(mixer.read(numbers[symbol], _shares(learned.logits), _shares(trained.logits))[0])
+            after = learned.logits[:, None].copy()
+            model.counts.mix(after, seen[:, None])
+            costs.append(mixer.read(numbers[symbol], _shares(after[0]), _shares(trained.logits))[0])
+            seen = np.append(seen, symbol)
             learned, trained = network.read(learned, symbol)[2], static.read(trained, symbol[:, None])
     return np.array(costs)
 

@@ -1,5 +1,5 @@
 """Learning while reading with ongoing counts: three predictions together, of a network that learns, the trained network
-and counts.
+and counts. The network that learns is first mixed with the counts of training, as a trained one is.
 
 As without counts, a text that was read and learned from is a value, a `MixedContext`. Counts are too large for each to
 keep: they move from a context to the next one, or are copied. A context that lost them still knows all that was read
@@ -76,14 +76,18 @@ class History:
 
 @dataclass
 class Partners:
-    """The other two that predict: the trained network, after all that was read, and counts."""
+    """The other two that predict: the trained network, after all that was read, and ongoing counts.
+
+    They come with the last characters that were read (L, 1), which the counts of training look at.
+    """
 
     trained: AdaptiveContext
     counts: OngoingCounts
+    recent: Ids
 
     def copy(self) -> Partners:
         """Returns independent partners that have read the same."""
-        return Partners(self.trained, self.counts.copy())
+        return replace(self, counts=self.counts.copy())
 
 
 class PartnersSlot:
@@ -185,9 +189,12 @@ class AdaptiveMixture:
         partners = _take(mixed)
 
         def _judge(logits: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
-            def _judge_both(unlearned: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
-                return partners.counts.read(ids, logits, unlearned), np.zeros(len(ids), np.bool_)
+            learned = self._mix(logits, ids[:-1], partners)
 
+            def _judge_both(unlearned: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
+                return partners.counts.read(ids, learned, unlearned), np.zeros(len(ids), np.bool_)
+
+            self._remember(ids, partners)
             nats, right, partners.trained = self._trained.read(partners.trained, ids, _judge_both)
             return nats, right
 
@@ -211,6 +218,7 @@ class AdaptiveMixture:
         for ids in behind:
             partners.trained = self._trained.settle(replace(partners.trained, written=ids))
             partners.counts.observe(self.vocabulary.clamp(ids))
+            self._remember(ids, partners)
         if not np.array_equal(partners.trained.segment, mixed.segment):  # type: ignore[arg-type]
             raise InputError("the session is damaged: it did not learn from what it read; begin another one")
         return replace(mixed, behind=(), partners=PartnersSlot(partners))
@@ -241,14 +249,27 @@ class AdaptiveMixture:
         assert isinstance(context, MixedContext), "the context is of a network alone"
         partners = _take(context)
         try:
-            return partners.counts.probabilities(context.logits, partners.trained.logits)
+            learned = self._mix(context.logits, np.empty(0, np.int64), partners)
+            return partners.counts.probabilities(learned, partners.trained.logits)
         finally:
             context.partners.put(partners)
+
+    def _mix(self, logits: Float32s, ids: Ids, partners: Partners) -> Float32s:
+        """Returns the logits (t + 1, V) before, between and after ids (t,), mixed with the counts of training."""
+        context = Context(logits, recent=partners.recent)
+        return self.predictor.mix(logits[:, None], context, ids[:, None], self.predictor.counts)[:, 0]
+
+    def _remember(self, ids: Ids, partners: Partners) -> None:
+        """Notes that ids (t,) were read."""
+        context = Context(np.empty((1, 0), np.float32), recent=partners.recent)
+        recent = self.predictor.remember(context, ids[:, None])
+        assert recent is not None, "there are counts, which look at some characters"
+        partners.recent = recent
 
     def _replay(self, history: History | None, check_stop: Callable[[], None]) -> Partners:
         """Returns partners that have read a history."""
         assert history is not None, "a context without a history was read twice"
-        partners = Partners(self._trained.start(), self._counts.copy())
+        partners = Partners(self._trained.start(), self._counts.copy(), self.predictor.opening[:, None])
         context: AdaptiveContext = replace(self.start(history=False), partners=PartnersSlot(partners))
         for written, ids in history.turns:
             for piece in [ids] if written else blocks([ids], READ_AGAIN_AT_ONCE):

@@ -221,7 +221,7 @@ class Predictor:
     def next_logits(self, context: Context, *, writing: bool = False) -> Float32s:
         """Returns the logits (N, V) of each row's next character, mixed with the counts for reading or writing."""
         none = np.empty((0, len(context.logits)), np.int64)
-        mixed = self._mix(context.logits[None], context, none, self.writing_counts if writing else self.counts)
+        mixed = self.mix(context.logits[None], context, none, self.writing_counts if writing else self.counts)
         found: Float32s = mixed[0]
         return found
 
@@ -337,7 +337,7 @@ class Predictor:
         logits, state = self._step(context, ids)
         values = as_numpy(logits)
         before = np.concatenate((context.logits[None], values[:-1]))
-        mixed = self._mix(before, context, ids[:-1], self.counts)
+        mixed = self.mix(before, context, ids[:-1], self.counts)
         return mixed, Context(values[-1].copy(), state, self.remember(context, ids))
 
     def judge(self, context: Context, ids: Ids, targets: Ids) -> tuple[Float64s, Bools, Context]:
@@ -365,7 +365,7 @@ class Predictor:
         self.check_stop()
         return self.network.read(self.vocabulary.clamp(ids), context.state, self._fresh(ids), since)
 
-    def _mix(self, logits: Float32s, context: Context, ids: Ids, counts: NgramMixture | None) -> Float32s:
+    def mix(self, logits: Float32s, context: Context, ids: Ids, counts: NgramMixture | None) -> Float32s:
         """Returns the logits (T + 1, N, V) before, between and after ids (T, N), mixed with those of counts, if any.
 
         Before a row has read anything, all symbols stay equally likely.
