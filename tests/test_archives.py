@@ -188,13 +188,13 @@ def test_an_archive_with_a_network_is_the_same_by_any_number_of_threads(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_of(NETWORKS["documents"], cell=cell)
-    found = set()
+    content, found = TEXT[:1300], set()  # after 1,024 symbols by one thread, all of them are tried
     monkeypatch.setattr(context_mixing, "LEAST_THREADS", 1)
-    for threads in (1, 2, 3, 1000):
+    for threads in (1, 2, 5) if cell == "lstm" else (1, 2):
         monkeypatch.setattr(network.sampler, "threads_for", {1: threads}.get)
-        archive = archives.compress(TEXT, network)
+        archive = archives.compress(content, network)
         found.add(archive)
-        assert archives.decompress(archive, finding(network)) == TEXT
+        assert archives.decompress(archive, finding(network)) == content
     assert len(found) == 1
 
 
