@@ -37,8 +37,8 @@ def compress(
     """Compress a file without loss, with a model that learns while it reads. Any file can be compressed.
 
     Text becomes smaller than with xz, bzip2 or zpaq. It needs no training, and gives the same archive on every machine.
-    It is slow, both ways: about a second for 200,000 bytes. It takes 64 bytes of memory per byte of the file, 640 MB at
-    most, and decompressing takes as much.
+    It is slow, both ways: about a second for 150,000 bytes. It takes 96 to 192 bytes of memory per byte of the file,
+    820 MB at most, and decompressing takes as much.
 
     With a network that knows texts of this kind, text becomes smaller still. The network is not in the archive:
     decompressing needs it again. It finds a start by itself, but a run has to be given.
