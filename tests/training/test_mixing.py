@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fork_server import PYTHON
 from scriven import load, load_session, recipes
 from scriven.arrays import Float64s, Ids
 from scriven.corpus.store import Corpus
@@ -133,6 +136,27 @@ def test_workers_and_a_resume_change_no_bit(text: Path, tmp_path: Path) -> None:
     weights = [open_run(tmp_path / name).checkpoint("last").mixture for name in ("whole", "two", "cut", "again")]
     assert weights == weights[:1] * 4
     assert len({(tmp_path / name / COUNTS_FILE).read_bytes() for name in ("whole", "two", "cut", "again")}) == 1
+
+
+KILLED = """
+import os, signal, sys
+from scriven.cli import main
+from scriven.kernels.counts import NgramCounter
+
+NgramCounter.finish = lambda counter: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no such signal")
+def test_a_kill_while_counting_loses_nothing(text: Path, tmp_path: Path) -> None:
+    asked = ["train", str(text), "--steps", "2", "--model.width", "8", "--from", "none", "-o", str(tmp_path / "run")]
+    killed = subprocess.run([*PYTHON, "-c", KILLED, *asked], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run" / COUNTS_FILE).exists()
+    whole = trained(text, tmp_path / "whole")
+    assert fingerprints(trained(text, tmp_path / "run")) == fingerprints(whole)
+    assert (tmp_path / "run" / COUNTS_FILE).read_bytes() == (tmp_path / "whole" / COUNTS_FILE).read_bytes()
 
 
 def test_sessions_forks_and_batches_of_a_mixture_are_exact(text: Path, tmp_path: Path) -> None:
