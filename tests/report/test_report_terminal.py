@@ -200,7 +200,9 @@ def test_the_end_tells_a_mixture_from_its_parts() -> None:
     counts, early = make_compared(80, "counts", 1.5), make_compared(0, "counts", 1.5, final=False)
     finished = dataclasses.replace(make_finished(100), best=mixture.loss)
     measured: list[Event] = [make_started(), early, network, mixture, counts, finished]
-    assert "On text that it has not seen: 1.8755 bits/char, like guessing among 3.7" in show_events(measured)
+    brief = "On text that it has not seen: 1.8755 bits/char, like guessing among 3.7 characters"
+    assert f"{brief}; counting alone: 2.1640 bits/char.\n" in show_events(measured)
+    assert f"{brief}.\n" in show_events([each for each in measured if each not in (early, counts)])
     text = show_events(measured, verbose=True)
     assert "counting alone: 2.1640 bits/char, like guessing among 4.5 characters (stream: read once" in text
     assert "\n  1.8755 bits/char, like guessing among 3.7 characters (stream: read once" in text

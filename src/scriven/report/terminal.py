@@ -35,7 +35,7 @@ from scriven.report.words import (
     technical_words,
 )
 from scriven.sampling_settings import SamplingSettings
-from scriven.settings import symbol_word
+from scriven.settings import bits_unit, symbol_word
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # samples at this one do not show it
@@ -246,13 +246,20 @@ class TerminalReport:
             for command in next_commands(self._started.run, event):
                 self._say(f"  {command}", style="cyan")
 
+    def _baseline(self) -> str:
+        """Returns the loss of the counts alone, by the first protocol, after a semicolon; "" if there are none."""
+        losses = (each.loss for each in self._compared if each.model == "counts" and each.loss.characters)
+        first = next(losses, None)
+        return f"; counting alone: {number(first.bits_per_char)} {bits_unit(self._unit)}" if first else ""
+
     def _results(self, event: Finished) -> list[str]:
         """Says how good the kept model is, in one line unless `verbose`."""
         if not event.best.characters:
             return ["There was no validation; the last model is kept."]
         alone = f" ({NETWORK_ALONE})" * event.network_alone
         if not self._verbose:
-            return [f"On text that it has not seen{alone}: {means(event.best, whole=True, unit=self._unit)}."]
+            loss = means(event.best, whole=True, unit=self._unit)
+            return [f"On text that it has not seen{alone}: {loss}{self._baseline()}."]
         events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
         finals: dict[str, list[Evaluated | Compared]] = {}
         for each in events:
