@@ -21,7 +21,7 @@ import torch
 from common import MB, scriven, watched
 from starts import Piece
 
-from scriven import load
+from scriven import load, starts
 from scriven.cli.evaluate import corpus_of
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import is_adaptive, measure
@@ -192,7 +192,10 @@ def first_readable(data: Path, run: Path) -> dict[str, float]:
 
 
 def archive_sizes(data: Path, run: Path, *, text: str, networks: tuple[str, ...] = ()) -> dict[str, float]:
-    """Bits per byte of archives, by what made them, and how fast ours are made and opened."""
+    """Bits per byte of archives, by what made them, and how fast ours are made and opened.
+
+    Archives that need a start are shown with the bytes of its weights, too.
+    """
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = data / text
@@ -206,6 +209,9 @@ def archive_sizes(data: Path, run: Path, *, text: str, networks: tuple[str, ...]
                 f"{each['by']}, {way}, bytes/s": each[way] for way in ("compressing", "decompressing") if way in each
             }
             found |= speeds
+    for name in networks:
+        by = f"scriven compress --with {name}"
+        found[f"{by} and its own bytes, bits/byte"] = found[f"{by}, bits/byte"] + 8 * starts.find(name).size / length
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import lzma
 import random
 import sys
 import zlib
@@ -67,6 +69,18 @@ def test_any_drawn_bytes_come_back(content: bytes, times: int) -> None:
     assert decompress(archives.compress(content * times)) == content * times
 
 
+AT_HAND = Path(__file__).parents[2] / "shared" / "data"  # texts that cannot be in the repository
+CORPORA = sorted(AT_HAND.glob("*.txt*"))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("path", CORPORA, ids=lambda path: path.name)
+def test_every_corpus_comes_back(path: Path) -> None:
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+        content = file.read(200_000)
+    assert decompress(archives.compress(content)) == content
+
+
 def test_an_archive_is_the_same_at_every_level() -> None:
     found = set()
     for variant in VARIANTS:
@@ -78,9 +92,6 @@ def test_an_archive_is_the_same_at_every_level() -> None:
 
 
 def test_text_gets_smaller_than_with_xz_or_bzip2() -> None:
-    import bz2
-    import lzma
-
     text = (Path(__file__).parents[1] / "docs" / "experiments.md").read_bytes()[:30_000]
     assert len(archives.compress(text)) < 0.85 * min(len(bz2.compress(text)), len(lzma.compress(text)))
     assert len(archives.compress(HOSTILE["zeros"])) < 250

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import WORDS
+from scriven import starts
 from scriven.kernels import native_library
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -101,6 +102,19 @@ def test_a_number_is_judged_by_what_was_asked_for_on_its_processor(amx: list[str
     entries = [{"machine": {"flags": amx}}]
     assert quality._judge(quality_rows.by_kind(1.3, 1.2), [1.25], entries) == shown
     assert quality._judge(quality_rows.by_kind(1.3), [1.25], entries) == (shown if amx else ["-", "-"])
+
+
+@pytest.mark.skipif(native_library.level() == "off", reason="archives need native code")
+def test_an_archive_is_shown_with_and_without_the_start_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_rows.compress, "PROGRAMS", {})
+    (tmp_path / "words.txt").write_text(WORDS, encoding="utf-8")
+    found = quality_rows.archive_sizes(tmp_path, tmp_path, text="words.txt", networks=("english",))
+    alone = found["scriven compress --with english, bits/byte"]
+    whole = found["scriven compress --with english and its own bytes, bits/byte"]
+    assert whole - alone == pytest.approx(8 * starts.find("english").size / len(WORDS.encode()))
+    assert alone > 0 and found["scriven compress, decompressing, bytes/s"] > 0
 
 
 def test_all_rows_are_listed_and_have_names_of_their_own(
