@@ -29,7 +29,7 @@ class Limits:
         200_000, "characters of all prompts of a request, or of a text to save as a state; ids to detokenize"
     )
     learned_characters: int = _bound(
-        1_000_000, "characters that a state learned from whose file is sent or asked for, as they are read again"
+        200_000, "characters that a state learned from whose file is sent or asked for, as they are read again"
     )
     score_characters: int = _bound(1_000_000, "characters of a text to score if the answer is in one piece")
     score_rows: int = _bound(50_000, "words, lines or documents of a text to score if the answer is in one piece")
