@@ -175,8 +175,13 @@ class CharLM(nn.Module):
 
     def _normalize(self, depth: int, x: Tensor) -> Tensor:
         norm = self.norms[depth]
-        # In fp32 even under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
-        normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())
+        if isinstance(norm, nn.Identity):
+            return x
+        x = x.float()  # even under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types
+        if isinstance(norm, nn.LayerNorm) and x.device.type == "cpu":
+            # Torch sums the gradients of the norm's own weights in as many parts as there are threads.
+            return norm.bias.addcmul(functional.layer_norm(x, norm.normalized_shape, eps=norm.eps), norm.weight)
+        normed: Tensor = norm(x)
         return normed
 
     def _folds(self, ids: Tensor) -> bool:
