@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scriven.errors import UsageError
 from scriven.kernels import recurrent, scan
 from scriven.model import CharLM, backends
-from scriven.model.backends import Route, choose_backend
+from scriven.model.backends import Route, choose_backend, tune_cpu
 from scriven.model.cells import Masks, RecurrentLayer
 from scriven.model.language_model import join_rows, take_rows, zero_rows
 from scriven.model.shapes import parameter_count, weight_shapes
@@ -267,6 +267,29 @@ def test_each_layer_has_an_activation_of_its_own_also_where_rows_begin_afresh(ac
     torch.testing.assert_close(logits[:, :1], whole, rtol=1e-4, atol=1e-5)
     bounded = [layer.activation for layer in model.layers if isinstance(layer, RecurrentLayer)]
     assert bounded == [getattr(torch, name) for name in activation.split(",")]
+
+
+@pytest.mark.skipif(not recurrent.usable(torch.float32), reason="torch's own products depend on its threads")
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"norm": "layer", "residual": True, "layers": 3},
+        {"norm": "rms", "activation": "tanh,relu"},
+        {"cell": "gru", "activation": "relu", "input_dropout": 0.3},
+        {"input": "onehot", "input_dropout": 0.3, "weight_drop": 0.3},
+        {"embedding_dropout": 0.3, "variational": True, "tied": True, "width": 40},
+    ],
+    ids=str,
+)
+def test_threads_change_no_bit_of_losses_and_gradients(chosen: dict[str, object]) -> None:
+    model, ids = make_model(**{"width": 37, **chosen}).train(), torch.randint(0, V, (65, 64))
+    found = []
+    for threads in (1, 2, 3):
+        with tune_cpu(threads):
+            losses = model.losses(model.read(ids[:-1], dropout_seed=3)[1], ids[1:])
+            found.append((losses, *torch.autograd.grad(losses.mean(), list(model.parameters()))))
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
 
 
 def test_the_embedding_and_the_output_layer_begin_as_large_as_asked() -> None:

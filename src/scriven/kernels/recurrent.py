@@ -38,14 +38,14 @@ CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6,
 
 class _RecurrentForward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads bf16 cell steps rows cells symbols inputs"),
+        *fields(c_int64, "threads bf16 cell relu steps rows cells symbols inputs"),
         *fields(c_void_p, "sums ids x weight_x bias_x weight bias fresh h c y kept h_after c_after"),
     )
 
 
 class _RecurrentBackward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads bf16 cell steps rows cells symbols inputs"),
+        *fields(c_int64, "threads bf16 cell relu steps rows cells symbols inputs"),
         *fields(c_void_p, "ids x weight_x weight fresh h kept dy dh_after dc_after"),
         *fields(c_void_p, "dsums dx dweight_x dbias_x dweight dbias dh dc"),
     )
@@ -85,6 +85,7 @@ def recurrent(
     state: tuple[Tensor, ...],
     *,
     dtype: torch.dtype,
+    relu: bool = False,
     x: Tensor | None = None,
     weight_x: Tensor | None = None,
     ids: Tensor | None = None,
@@ -96,21 +97,23 @@ def recurrent(
     from_input (T, N, G*H) are the sums of the gates without the products with `weight` (G*H, H). With ids (T, N), they
     are looked up as rows of from_input (V, G*H). With weight_x (G*H, D) and x (T, N, D), or (V, D) with ids, from_input
     is only the bias (G*H,), and their products are added to it. `bias` (H,) is the GRU's bias of the candidate's hidden
-    part; all other biases are in from_input. If fresh (T, N) is true, the state of that row is zeroed before that step.
+    part; all other biases are in from_input. With `relu`, that bounds the cell, and not tanh. If fresh (T, N) is true,
+    the state of that row is zeroed before that step.
 
     Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that have no row.
     """
-    how = _How(CELLS[cell], dtype, keeps=torch.is_grad_enabled())
+    how = _How(CELLS[cell], dtype, relu, keeps=torch.is_grad_enabled())
     y, *after = NativeRecurrence.apply(how, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
 @dataclass(frozen=True)
 class _How:
-    """How a layer is computed: its cell, its number format, and whether it keeps what its gradients need."""
+    """How a layer is computed: its cell, its number format, what bounds it, and whether gradients are asked for."""
 
     cell: Cell
     dtype: torch.dtype
+    relu: bool
     keeps: bool
 
 
@@ -150,6 +153,7 @@ class NativeRecurrence(torch.autograd.Function):
                 threads=native_library.threads(),
                 bf16=is_bf16(hs),
                 cell=cell.number,
+                relu=how.relu,
                 steps=steps,
                 rows=rows,
                 cells=cells,
@@ -194,6 +198,7 @@ class NativeRecurrence(torch.autograd.Function):
                 threads=native_library.threads(),
                 bf16=is_bf16(hs),
                 cell=cell.number,
+                relu=ctx.how.relu,
                 steps=steps,
                 rows=rows,
                 cells=cells,

@@ -118,18 +118,17 @@ def _fastest_route(settings: ModelSettings, depth: int, native: bool) -> Route:
     """Returns what computes the steps of the layer at `depth`, given whether there is `native` code for the cell."""
     if settings.cell not in OWN_CELLS:
         return "module"
-    if settings.activations[depth] != "tanh":
-        return "loop"
     if native:
         return "native"
+    if settings.activations[depth] != "tanh":
+        return "loop"
     onehot = settings.input == "onehot" and depth == 0
     return "loop" if onehot or settings.cell == "mingru" else "torch"
 
 
 def has_native_code(settings: ModelSettings, precision: str) -> bool:
     """Whether native code can compute the steps of all layers of a model in this number format on this processor."""
-    able = recurrent.usable(torch.bfloat16 if precision == "bf16" else torch.float32)
-    return able and settings.cell in OWN_CELLS and set(settings.activations) == {"tanh"}
+    return settings.cell in OWN_CELLS and recurrent.usable(torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def _fastest_fresh_route(device: torch.device, *, native: bool) -> Route:

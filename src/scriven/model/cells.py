@@ -260,7 +260,7 @@ class RecurrentLayer(nn.Module):
         products: torch.dtype | None,  # with x; None for torch's
     ) -> tuple[Tensor, LayerState]:
         bias, own = self._native_biases()
-        given = {"ids": ids, "bias": own, "fresh": fresh}
+        given: dict[str, Any] = {"ids": ids, "bias": own, "fresh": fresh, "relu": self.activation is torch.relu}
         if self.onehot or products is None:
             sums = self._from_input(x, bias)
         else:

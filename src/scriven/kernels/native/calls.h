@@ -182,7 +182,8 @@ struct TextLearn {
 // All steps of a layer. With `bf16`, here and below, values and products are in bf16, for processors that multiply it, and
 // the pointers without a type are to them; else in fp32. States and weights are in fp32.
 struct RecurrentForward {
-    int64_t threads, bf16, cell, steps, rows, cells;
+    int64_t threads, bf16, cell, relu;  // relu: whether that bounds the cell, in the place of tanh
+    int64_t steps, rows, cells;
     int64_t symbols, inputs;      // V, or 0 without ids; D, or 0 without x
     const void *sums;             // (T, N, gates * H), with ids (V, gates * H); null with x
     const int64_t *ids;           // (T, N) or null
@@ -198,7 +199,7 @@ struct RecurrentForward {
 };
 
 struct RecurrentBackward {
-    int64_t threads, bf16, cell, steps, rows, cells, symbols, inputs;
+    int64_t threads, bf16, cell, relu, steps, rows, cells, symbols, inputs;
     const int64_t *ids;  // as in RecurrentForward, which has seen them
     const void *x;
     const float *weight_x, *weight;

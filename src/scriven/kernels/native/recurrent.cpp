@@ -134,6 +134,7 @@ template <class F, class Cell> struct Forward : Common<F> {
         const int64_t *ids = call->ids ? call->ids + at : nullptr;
         const Number *input = static_cast<const Number *>(call->sums) + (ids ? 0 : at * stride) + cell;
         const float *bias = Cell::apart ? call->bias + cell : nullptr;
+        const bool relu = call->relu;
         const uint8_t *afresh = forgotten(t + 1, n);
         float *carries = carried(group, row), *h_after = nullptr, *c_after = nullptr;
         if (t == shape.steps - 1) h_after = call->h_after + n * cells + cell;
@@ -151,7 +152,7 @@ template <class F, class Cell> struct Forward : Common<F> {
             }
             if constexpr (Cell::apart) from_hidden[2] = from_hidden[2] + F::load(bias, there);
             Values carry = F::load(carries + i * GROUP);
-            const Values out = Cell::forward(from_input, from_hidden, carry, keep);
+            const Values out = Cell::forward(from_input, from_hidden, carry, keep, relu);
             F::store(carries + i * GROUP, where(stays, carry));
             const auto packed = F::rounded(out);
             F::store(y + i * cells, packed, there);
@@ -200,7 +201,7 @@ template <class F, class Cell> struct Backward : Common<F> {
         const int64_t t = shape.steps - 1 - step, at = t * shape.rows + n, in_state = n * cells + cell;
         const int64_t squares = shape.groups() * SQUARE, step_of_dy = shape.rows * cells;
         const int64_t step_of_kept = shape.groups() * shape.rows * KEPT;
-        const bool before = t < 0;
+        const bool before = t < 0, relu = call->relu;
         const Number *keeps = nullptr, *dy = nullptr;
         const float *dh_after = step ? nullptr : call->dh_after + in_state;
         const uint8_t *afresh = before ? nullptr : forgotten(t, n);
@@ -229,7 +230,7 @@ template <class F, class Cell> struct Backward : Common<F> {
             prefetch_to_second_level(from - step_of_dy);
             out = out + F::load(from, there);
             if (dh_after) out = out + F::load(dh_after + i * cells, there);
-            Cell::backward(out, carry, keep, dx, du);
+            Cell::backward(out, carry, keep, dx, du, relu);
             F::store(carries + i * GROUP, where(stays, carry));
             Number *left = next + i * GROUP;
             for (int g = 0; g < Cell::gates; ++g, left += squares) {
