@@ -1,12 +1,14 @@
 """Checks that workers and cores change nothing: 1 to 6 workers, one core or all, and resumed, give the same bits.
 
-Trains tiny models of every cell with every reader, optimizer and number format: in one process; in 2, 3 and 4 that are
-started as torchrun starts them, and share 4 groups; saved by one and resumed by two, and the other way round. The
-fingerprint and the loss of every step, all validation losses, weights, optimizer, recurrent state and averages are
-compared with those of the one process. The one process has all cores of this program, and so have 3 and more. 2 have
-one core, and so has a training that one of them resumes. In the `long` case torch splits sums over many characters over
-two threads. In the cases of 3 and of 6 groups, which are no power of two, up to as many workers share them, evenly or
-not. Where native code computes, one process also trains with `training.threads` 2 and 3, which must change nothing.
+Trains tiny models of every cell with every reader, optimizer and number format, and some with relu, norms, one-hot
+input, dropout of weights, and members: in one process; in 2, 3 and 4 that are started as torchrun starts them, and
+share 4 groups; saved by one and resumed by two, and the other way round. The fingerprint and the loss of every step,
+all validation losses, weights, optimizer, recurrent state and averages are compared with those of the one process. The
+one process has all cores of this program, and so have 3 and more. 2 have one core, and so has a training that one of
+them resumes. In the `long` case torch splits sums over many characters over two threads. In the cases of 3 and of 6
+groups, which are no power of two, up to as many workers share them, evenly or not. Where native code computes,
+`training.threads` 2 and 3 must change nothing either: one process trains with each, 2 with 3 and 4 with 2, with as many
+threads of native code, even on fewer cores.
 
 Prints what differs; the exit code is 1 if anything does. With --few, it does a small part, for tests. With --levels, it
 does all of it with the kernels of every level that the processor has, and with torch alone. Processes are forked from
@@ -38,9 +40,8 @@ from scriven.kernels import native_library
 from scriven.loss import Loss
 from scriven.runtime import available_cores
 from scriven.settings_values import merge_settings, validate
-from scriven.training import workload
+from scriven.training import start, workload
 from scriven.training.request import Request
-from scriven.training.start import work as led
 from scriven.training.verify import Trail, compare_trails, follow, last_arrays, use_cores
 
 # Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
@@ -63,6 +64,14 @@ SMALL: dict[str, Any] = {
     "monitor": {"every_steps": 2, "sample_length": 0},
 }
 UNEVEN_GROUPS = (6, 3)
+RELU: dict[str, Any] = {"activation": "tanh,relu", "initial_scale": 0.3}  # less of it, as it has no limit
+FEATURES: dict[str, dict[str, Any]] = {
+    "relu, layer norms": RELU | {"norm": "layer", "residual": True},
+    "relu, a gru, members": RELU | {"cell": "gru", "members": 2, "norm": "rms"},
+    "one-hot": {"input": "onehot", "input_dropout": 0.2, "weight_drop": 0.3},
+    "dropout": {"embedding_dropout": 0.2, "input_dropout": 0.2, "variational": True, "weight_drop": 0.3},
+}
+THREADS = {1: (2, 3), 2: (3,), 4: (2,)}  # that so many workers train with besides
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 Job = dict[str, Any]
 
@@ -91,6 +100,9 @@ def ways(few: bool) -> dict[str, dict[str, Any]]:
         )
         for name in names
     }
+    for name, values in list(FEATURES.items())[: 1 if few else None]:
+        given = {"model": values, "training": {"optimizer": "adamw", "precision": "fp32"}}
+        found[name] = merge_settings(SMALL, given)
     uneven: dict[str, Any] = {"reader": {"batch": 12}, "training": {"optimizer": "muon", "precision": "fp32"}}
     for count in UNEVEN_GROUPS[: 1 if few else None]:
         found[f"{count} groups"] = merge_settings(merge_settings(SMALL, uneven), {"training": {"groups": count}})
@@ -102,7 +114,7 @@ def work(jobs: list[Job]) -> None:
     place = torchrun_process()
     for job in jobs:
         if place and place.rank:
-            led((job["text"],), place)
+            start.work((job["text"],), place)
             continue
         trail = Trail()
         resume = "last" if job["resumed"] else None
@@ -128,16 +140,17 @@ def told(*trails: Path, output: Path) -> Trail:
     return trail
 
 
-def done_by(workers: int, jobs: list[Job]) -> None:
-    """Has the jobs done by so many processes, two of them on one core.
+def done_by(workers: int, jobs: list[Job], threads: int = 0) -> None:
+    """Has the jobs done by so many processes, two of them on one core; each with so many `threads` of native code.
 
-    This one keeps the store where they meet, as torchrun's agent does.
+    For 0 threads they take those that they choose. This one keeps the store where they meet, as torchrun's agent does.
     """
     listener = socket.create_server((LOCAL, 0))
     port = listener.getsockname()[1]
     told = {"WORLD_SIZE": workers, "MASTER_ADDR": LOCAL, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     cores = 1 if workers == 2 else None
-    children = [forked(jobs, told | {"RANK": rank} if workers > 1 else {}, cores) for rank in range(workers)]
+    places: list[dict[str, Any]] = [told | {"RANK": rank} if workers > 1 else {} for rank in range(workers)]
+    children = [forked(jobs, place, cores, threads * workers) for place in places]
     store = TCPStore(LOCAL, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     del store
@@ -145,11 +158,16 @@ def done_by(workers: int, jobs: list[Job]) -> None:
         sys.exit(f"of {workers} workers, these ended with other codes than 0: {codes}")
 
 
-def forked(jobs: list[Job], told: dict[str, Any], cores: int | None) -> int:
-    """The number of a process that does the jobs on so many cores, told of its place by the environment."""
+def forked(jobs: list[Job], told: dict[str, Any], cores: int | None, shared: int) -> int:
+    """The number of a process that does the jobs on so many cores, told of its place by the environment.
+
+    Unless `shared` is 0, it takes that for the cores that the workers share.
+    """
     if child := os.fork():
         return child
     os.environ |= {name: str(value) for name, value in told.items()}
+    if shared:
+        vars(start)["available_cores"] = lambda: shared
     code = 1
     try:
         with use_cores(cores or available_cores()):
@@ -211,8 +229,14 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
 
     for workers in (1, *counts):
         done_by(workers, jobs(workers))
-    threads = (2, 3) if os.environ[native_library.VARIABLE] != "off" else ()  # torch's results depend on them
-    done_by(1, [job(way, f"with {count} threads", 1, threads=count) for count in threads for way in chosen])
+    pairs = [(n, count) for n in (1, *counts) for count in THREADS.get(n, ())]
+    if os.environ[native_library.VARIABLE] == "off":  # torch's results depend on them
+        pairs = []
+    for workers, count in pairs:
+        shared = [way for way in chosen if may_share(way, workers)]
+        done_by(
+            workers, [job(way, f"by {workers} with {count} threads", workers, threads=count) for way in shared], count
+        )
     for workers, other in ((1, 2), (2, 1)):
         done_by(other, [job(way, f"saved by {workers}", other, resumed=True) for way in chosen])
     wrong = 0
@@ -220,7 +244,11 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
         expected = told(folder / f"{way} by 1.1.json", output=folder / f"{way} by 1")
         found = {f"by {n}": [f"by {n}.{n}"] for n in counts if may_share(way, n)}
         found |= {f"saved by {n}": [f"saved by {n}.{n}", f"saved by {n}.{m}-resumed"] for n, m in ((1, 2), (2, 1))}
-        found |= {f"with {count} threads": [f"with {count} threads.1"] for count in threads}
+        found |= {
+            f"by {n} with {count} threads": [f"by {n} with {count} threads.{n}"]
+            for n, count in pairs
+            if may_share(way, n)
+        }
         for kind, parts in found.items():
             trail = told(*(folder / f"{way} {part}.json" for part in parts), output=folder / f"{way} {kind}")
             differences = compare_trails(expected, trail).differences
