@@ -7,7 +7,7 @@ endif
 # Python keeps what it compiles, also where the environment says otherwise: every start would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test pytest thorough fuzz sanitize processors platforms gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
+.PHONY: demo test pytest thorough fuzz sanitize races processors platforms gpu wheel smoke wheels sdist machine benchmark lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -44,6 +44,7 @@ thorough: test
 	set -e; for seed in 1 2 3 4 5; do \
 		$(BIN)/python -m pytest $(ALL_CORES) --thorough --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
 	$(MAKE) sanitize EVERY=yes
+	$(MAKE) races
 	$(MAKE) platforms
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/kills.py
@@ -70,6 +71,13 @@ sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize --only $$($(BIN)/python -c "$(RUN_HERE)")
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest $(ALL_CORES) tests/kernels/test_kernels_[!n]*.py
+
+# Runs the kernels' own check with a sanitizer that stops at data races between threads: of the portable library and of the
+# highest that runs here. Needs g++.
+HIGHEST = $(shell $(BIN)/python -c "from scriven.kernels import native_library as l; print(l.level())")
+races: .venv/.dev
+	CXX=g++ $(BIN)/python hatch_build.py --check build/races --threads --only $(HIGHEST)
+	set -e; for level in portable $(HIGHEST); do TSAN_OPTIONS=halt_on_error=1 build/races/$$level; done
 
 # Runs the kernels' own check, a program for each library, on this processor and on emulated ones: arm64, and x86-64
 # without AVX2 and without AVX-512. All must agree, in what they train where a processor rounds a product and its sum once:
