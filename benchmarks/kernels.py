@@ -94,8 +94,8 @@ def muons_share(shape: tuple[int, int, int], precision: str, times: int) -> dict
     for _ in range(times + 2):
         start = clock()
         losses = model.losses(model.read(ids[:-1], backend=backend)[1], ids[1:], backend)
-        losses.backward(torch.ones_like(losses))
-        optimizer.step(weights.take_gradients(), losses.numel(), 0.5)
+        gradients = weights.gradients([losses], [torch.ones_like(losses)])
+        optimizer.step(gradients, losses.numel(), 0.5)
         taken["step"].append(clock() - start)
     return {name: 1000 * statistics.median(each[2:]) for name, each in taken.items()}  # the first ones fill caches
 

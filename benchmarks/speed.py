@@ -69,6 +69,7 @@ class Case:
     rows: int = 32
     length: int = 64
     workers: int = 0
+    threads: int = 0  # of each worker; for 0, the cores are shared evenly
 
     def __str__(self) -> str:
         return f"{self.cell.upper()} {self.layers}x{self.width}, N={self.rows}, T={self.length}"
@@ -84,6 +85,7 @@ GROWTH: dict[str, tuple[int, ...]] = {
     "layers": (1, 2, 3, 4),
     "corpus": (1, 10, 100),  # times the text
     "workers": (1, 2),
+    "threads": (1, 2),  # of one worker
 }
 
 
@@ -173,7 +175,7 @@ def own(
     ]
     if case.workers:
         command += ["--training.workers", str(case.workers), "--training.groups", str(case.workers)]
-        command += ["--training.threads", str(CORES // case.workers)]
+        command += ["--training.threads", str(case.threads or CORES // case.workers)]
     return Contestant(name, command, {"SCRIVEN_CACHE": str(asked.scratch / "cache")} | (variables or {}))
 
 
@@ -311,6 +313,7 @@ def measure_growth(asked: Namespace) -> dict[str, list[dict[str, Any]]]:
             elif what == "corpus":
                 text = repeated_text(asked, value)
             else:
+                case = replace(case, workers=1) if what == "threads" else case
                 case = replace(case, **{what: value})
             cases[what, value] = (replace(case, width=32) if asked.quick else case, text)
     speeds: dict[tuple[Case, Path], dict[str, Any]] = {}

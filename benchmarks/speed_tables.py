@@ -45,6 +45,7 @@ GROWN = {
     "layers": "layers L",
     "corpus": "corpus, times the text",
     "workers": "workers",
+    "threads": "threads of one worker",
 }
 
 
@@ -230,7 +231,6 @@ def draw(results: Results, folder: Path) -> None:
             axes.set_xticks(values, list(map(str, values)), minor=False)
             axes.set_xticks([], minor=True)
             axes.grid(alpha=0.25, which="both")
-        panels[1, 3].set_axis_off()
         for axes in panels[:, 0]:
             axes.set_ylabel("us a character, training")
         figure.savefig(folder / "speed_growth.png")
