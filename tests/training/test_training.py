@@ -108,14 +108,21 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
         return started.notes
 
     monkeypatch.setattr("scriven.runs.claim.level", lambda: "avx2")
-    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    run(book, tmp_path / "run", {"budget": {"steps": 1}, "training": {"precision": "fp32"}})
     more = validate({"budget": {"steps": 2}})
     assert not any("kernels" in note for note in notes("avx2", settings=more))
-    assert any("avx2 so far and are off now" in note for note in notes("off", settings=more))
+    monkeypatch.setattr("scriven.training.notes.has_native_code", lambda *_: True)
+    assert not any("kernels" in note for note in notes("amx", settings=more))  # in fp32 they give the same bits
+    assert any("kernels were amx so far and are portable now" in note for note in notes("portable", settings=more))
+    monkeypatch.setattr("scriven.training.notes.has_native_code", lambda *_: False)
+    assert any("portable so far and are off now" in note for note in notes("off", settings=more))
     threads = open_run(tmp_path / "run").settings.training.threads
     other = validate({"budget": {"steps": 2}, "training": {"threads": threads + 1}})
     told = f"The run's threads were {threads} so far and are {threads + 1} now"
     assert any(told in note for note in notes("avx2", settings=other))
+    other = validate({"budget": {"steps": 2}, "training": {"threads": threads + 2}})
+    monkeypatch.setattr("scriven.training.notes.has_native_code", lambda *_: True)
+    assert not any("threads" in note for note in notes("avx2", settings=other))
 
 
 def test_ends_of_documents_have_their_own_part_of_a_steps_loss(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ VARIABLE = "SCRIVEN_KERNELS"
 # The values of the variable, the least demanding first: those of x86-64, and after them the two of arm64.
 LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx", "neondot", "neonbf16")
 BF16_LEVELS = ("avx512bf16", "amx", "neonbf16")  # those that multiply bf16
+SAME_FP32_LEVELS = ("avx2", "avx512", "avx512bf16", "amx")  # those that train to the same bits in fp32
 UNTIMED_BF16_LEVELS = ("neonbf16",)  # those that were only emulated: nobody knows whether fp32 is slower there
 FEATURES = (  # the bits of scriven_features
     *("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"),

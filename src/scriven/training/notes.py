@@ -15,11 +15,13 @@ from scriven.corpus.store import Corpus, Part, is_corpus
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import InputError
 from scriven.kernels.counts import Counted
+from scriven.kernels.native_library import SAME_FP32_LEVELS
+from scriven.model.backends import has_native_code
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import SETTINGS_FILE, retraining_command
 from scriven.runs.start_model import StartModel
-from scriven.settings import REGISTERED_CELLS, Settings, bits_unit, symbol_word
+from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, Settings, bits_unit, symbol_word
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
@@ -236,13 +238,21 @@ def _show(value: float) -> str:
 # --- before the first step
 
 
-def kernel_notes(run: Run, kernels: str) -> list[str]:
-    """Returns sentences on why a resumed run will not have the same bits as without the stop."""
-    training, before = run.settings.training, open_run(run.path).settings.training
+def kernel_notes(run: Run, settings: Settings, kernels: str) -> list[str]:
+    """Returns sentences on why a resumed run will not have the same bits as without the stop.
+
+    `settings` are those with which it goes on.
+    """
+    training, before = settings.training, open_run(run.path).settings.training
+    native = training.device == "cpu" and has_native_code(settings.model, training.precision)
+    native = native and not REGISTERED_OPTIMIZERS.find(training.optimizer)  # then threads change no bit
+    used = run.origin.get("kernels", kernels), kernels
     changes = {
-        "The run's kernels were": (run.origin.get("kernels", kernels), kernels),
-        "The run's threads were": (before.threads, training.threads),
+        "The run's kernels were": used,
+        "The run's threads were": (before.threads, before.threads if native else training.threads),
     }
+    if native and before.precision == training.precision == "fp32" and set(used) <= set(SAME_FP32_LEVELS):
+        del changes["The run's kernels were"]
     return [
         f"{words} {old} so far and are {new} now: training continues, but not with the same bits."
         for words, (old, new) in changes.items()

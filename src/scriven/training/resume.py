@@ -52,11 +52,12 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
     check_can_resume(run, recovered.checkpoint, corpus, finished=request.resume == "auto")
     compute = choose_compute(run.settings)
     workload = describe_workload(corpus, run.settings, compute, machines, request.begun, measured=False)
-    notes = [*recovered.notes, *kernel_notes(run, level()), *text_notes(run, progress)]
+    settings = compute.apply(run.settings)
+    notes = [*recovered.notes, *kernel_notes(run, settings, level()), *text_notes(run, progress)]
     origin = run.origin | {"corpus": corpus.name, "kernels": level()}
     first_weights = origin if run.settings.training.pull else {}  # only the pull needs them again
     return PreparedRun(
-        run=create_run(run.path, compute.apply(run.settings), corpus.vocabulary, origin, run.setting_seals),
+        run=create_run(run.path, settings, corpus.vocabulary, origin, run.setting_seals),
         corpus=corpus,
         workload=workload,
         notes=tuple(notes),
