@@ -90,7 +90,7 @@ def test_text_is_drawn_from_the_mixture(variant: str, rows: int, length: int, wi
 def test_threads_and_rows_change_no_bit_of_written_text(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture, uniforms, recent = make_mixture(), np.random.default_rng(7).random((12, 50)), seen(50)
     whole = write(mixture, uniforms, recent)
-    monkeypatch.setattr(Sampler, "_threads", lambda self, rows: 3)
+    monkeypatch.setattr(Sampler, "threads_for", lambda self, rows: 3)
     for rows in (slice(0, 50), slice(7, 8), slice(20, 24)):
         ids, logits = write(mixture, uniforms[:, rows], recent[:, rows])
         assert ids.tolist() == whole[0][:, rows].tolist()
