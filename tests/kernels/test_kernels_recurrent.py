@@ -18,7 +18,7 @@ from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(not FORMATS, reason="there is no native library")
 STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
-SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
+SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 3), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
 V = 11
 # Of a whole array's size, and the size of one value below which differences do not count.
 ROUNDING = {torch.float32: (1.5e-5, 0.01), torch.bfloat16: (0.01, 1.0)}
@@ -103,6 +103,14 @@ def test_steps_and_gradients_are_those_of_the_plain_loop(
     variant: str, dtype: torch.dtype, cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
 ) -> None:
     task = Task(cell, shape, dtype, folded=folded, fresh=fresh)
+    plain, after = task.plain()
+    check(task.everything(), (plain, *after, *task.gradients(plain, after)), dtype)
+
+
+@pytest.mark.parametrize("cell", STEPS)
+@in_each_format
+def test_a_layer_may_have_a_thousand_cells(variant: str, dtype: torch.dtype, cell: str) -> None:
+    task = Task(cell, (2, 3, 1000), dtype, folded=True, fresh=True)
     plain, after = task.plain()
     check(task.everything(), (plain, *after, *task.gradients(plain, after)), dtype)
 
