@@ -1,11 +1,11 @@
 """Trains a character model in Keras or torch, as their users write it, and prints a line of JSON for each step.
 
-    python benchmarks/peers.py keras|torch-fp32|torch-bf16|products [TEXT]
+    python benchmarks/peers.py keras|torch-fp32|torch-bf16|products|products-fp32 [TEXT]
 
 Embedding, two recurrent layers, a linear output, cross-entropy from logits, Adam; the state is carried from batch to
 batch. Keras runs on the backend that KERAS_BACKEND names. `products` is not a model, but torch's matrix products of
 2048 x 2048 in one thread, in bf16 where the processor has instructions for it, else in fp32, with operations counted
-instead of characters. It runs until it is killed; see turns.py.
+instead of characters; `products-fp32` makes them in fp32. It runs until it is killed; see turns.py.
 """
 
 from __future__ import annotations
@@ -114,12 +114,12 @@ def train_torch(inputs: Chunks, targets: Chunks, vocabulary: int, asked: argpars
         steps.done()
 
 
-def multiply() -> None:
-    """What a core can do at most, in the fastest number format that it has instructions for."""
+def multiply(*, rounded: bool) -> None:
+    """What a core can do at most, in fp32, or if `rounded` in bf16, if it has instructions for that."""
     import torch
 
     torch.set_num_threads(1)
-    precision = "bf16" if {"avx512_bf16", "amx_bf16"} & set(machine()["flags"]) else "fp32"
+    precision = "bf16" if rounded and {"avx512_bf16", "amx_bf16"} & set(machine()["flags"]) else "fp32"
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.rand(PRODUCT, PRODUCT, dtype=kind) - 0.5 for _ in range(2))
     c, steps = torch.empty_like(a), Steps(2 * PRODUCT**3, precision)
@@ -132,7 +132,7 @@ def multiply() -> None:
 def main() -> None:
     """Trains one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer", choices=["keras", "torch-fp32", "torch-bf16", "products"])
+    parser.add_argument("peer", choices=["keras", "torch-fp32", "torch-bf16", "products", "products-fp32"])
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--cell", choices=["lstm", "gru"], default="lstm")
     parser.add_argument("--width", type=int, default=256)
@@ -141,8 +141,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="of torch")
     asked = parser.parse_args()
-    if asked.peer == "products":
-        return multiply()
+    if asked.peer.startswith("products"):
+        return multiply(rounded=asked.peer == "products")
     text = asked.text.read_text(encoding="utf-8")
     inputs, targets, vocabulary = read(text[: len(text) * 9 // 10], asked.rows, asked.length)
     if asked.peer == "keras":

@@ -5,8 +5,8 @@
 - training: characters/s of LSTM 2x256 (N=32 in all, T=64), LSTM 2x512 (N=64, T=128), LSTM 2x128 (N=50, T=50) and GRU
   2x256 with Adam, in `scriven train --json`, Keras on TensorFlow and on JAX, and torch's own layers (peers.py); also
   without native code, and at each lower level of kernels that the processor has, with the instructions above it masked
-  for torch too. Two processes of matrix products show the machine's limit, and which share of it the
-  multiplications of Scriven's steps reach.
+  for torch too. Two processes of matrix products show the machine's limit, also at levels from AVX2 on, and which
+  share of it the multiplications of Scriven's steps reach.
 - sampling: characters/s of one stream and of 64 in Scriven, torch and onnxruntime (writers.py), and the time of
   `scriven sample`.
 - scoring: characters/s of `scriven score` for one text, and for names by line. Its start is timed alone and subtracted.
@@ -136,12 +136,16 @@ def measure_training(asked: Namespace) -> list[dict[str, Any]]:
             peer("keras", tried, asked, "Keras, JAX", {"KERAS_BACKEND": "jax"}),
             peer("torch-fp32", tried, asked, "torch fp32"),
             peer("torch-bf16", tried, asked, "torch bf16"),
-            Contestant("products", [sys.executable, str(HERE / "peers.py"), "products"], copies=CORES),
+            products("products"),
         ]
         for level in native_library.levels()[:-1] if case == TRAINED[0] else ():
             variables = limited_to(level)
             contestants.append(own(tried, asked, f"scriven, {level}", variables))
             contestants.append(peer("torch-fp32", tried, asked, f"torch fp32, {level}", variables))
+            if level == "portable":  # torch multiplies by AVX2 whatever it is told
+                continue
+            bf16 = level in native_library.BF16_LEVELS
+            contestants.append(products(f"products, {level}", "products" if bf16 else "products-fp32", variables))
         results = compete(contestants, asked.rounds, asked.seconds)
         symbols = len(set(asked.text.read_text(encoding="utf-8"))) + 1
         operations = 2 * multiplications(tried, symbols)
@@ -159,6 +163,11 @@ def limited_to(level: str) -> dict[str, str]:
         "ATEN_CPU_CAPABILITY": torch,
         "MKL_ENABLE_INSTRUCTIONS": mkl,
     }
+
+
+def products(name: str, kind: str = "products", variables: dict[str, str] | None = None) -> Contestant:
+    """The rate of torch's products, of as many processes as there are cores."""
+    return Contestant(name, [sys.executable, str(HERE / "peers.py"), kind], variables, copies=CORES)
 
 
 def own(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import arguments_parser, table
-from speed_tables import Results, ratio, times
+from speed_tables import PRODUCTS, Results, ratio, times
 
 RECORDS = Path(__file__).with_name("speed_records.json")
 LEAST = 0.95  # of the recorded ratio; below it is a regression
@@ -33,7 +33,7 @@ def ratios(results: Results) -> Ratios:
         for case in results.get(part, []):
             for name in case["contestants"]:
                 value = ratio(case["contestants"], own, name)
-                if name not in (own, "products") and value == value:  # noqa: PLR0124 - nan differs from itself
+                if name != own and not name.startswith(PRODUCTS) and value == value:  # noqa: PLR0124 - nan differs from itself
                     found[f"{case['case']}: {own} / {name}"] = round(value, 3)
     return found
 

@@ -36,6 +36,7 @@ AIMS: dict[str, dict[str, dict[tuple[str, ...], float]]] = {
     },
     "fp32": {each: {("torch fp32",): 1.45} for each in (SMALL, LARGE, NARROW, GRU)},
 }
+PRODUCTS = "products"  # the contestant that only multiplies; at a lower level, also with that
 LOOPS = ("torch-cells", "torch-layers")
 GROWN = {
     "width": "width H",
@@ -79,9 +80,10 @@ def ratio(contestants: Results, name: str, other: str) -> float:
     return statistics.median(ratios) if ratios else float("nan")
 
 
-def share(case: Results) -> float:
-    """The share of the machine's own rate of products that the multiplications of training come to."""
-    return case["operations_per_character"] * ratio(case["contestants"], "scriven", "products")
+def share(case: Results, level: str = "") -> float:
+    """The share of the machine's own rate of products, or a lower level's, that multiplications of training come to."""
+    names = (f"{each}, {level}" if level else each for each in ("scriven", PRODUCTS))
+    return case["operations_per_character"] * ratio(case["contestants"], *names)
 
 
 def spread(values: list[float]) -> list[str]:
@@ -108,16 +110,22 @@ def trained(case: Results) -> str:
     """Everyone's speed, and how many times faster Scriven is."""
     contestants, rows = case["contestants"], []
     for name, result in contestants.items():
-        if name != "products":
+        if not name.startswith(PRODUCTS):
             own = times(ratio(contestants, "scriven", name))
             rows.append([name, result.get("precision", "-"), *spread(result["speeds"]), own])
     words = table(["", "precision", "characters/s", "lowest", "highest", "scriven is faster by"], rows)
-    rate, precision = speed(contestants, "products"), contestants["products"].get("precision", "-")
+    rate, precision = speed(contestants, PRODUCTS), contestants[PRODUCTS].get("precision", "-")
+    lower = [name.removeprefix(f"{PRODUCTS}, ") for name in contestants if name.startswith(f"{PRODUCTS}, ")]
+    levels = "".join(
+        f" At {level} it is {speed(contestants, f'{PRODUCTS}, {level}') / 1e9:,.0f} GFLOP/s, and the step's share "
+        f"{share(case, level):.0%}."
+        for level in lower
+    )
     return (
         f"### {case['case']}\n\n{words}{failures(contestants)}\n\nProducts of two processes at once: "
         f"{rate / 1e9:,.0f} GFLOP/s in {precision}; a character needs "
         f"{case['operations_per_character'] / 1e6:.2f} million operations in products, so Scriven's whole "
-        f"step reaches **{share(case):.0%}** of that rate."
+        f"step reaches **{share(case):.0%}** of that rate.{levels}"
     )
 
 
@@ -239,7 +247,7 @@ def draw(results: Results, folder: Path) -> None:
 def bars(axes: Any, case: Results) -> None:
     """Characters a second of all contestants of a case, Scriven's in another colour."""
     contestants = case["contestants"]
-    names = [name for name in reversed(contestants) if name != "products" and contestants[name]["speeds"]]
+    names = [name for name in reversed(contestants) if not name.startswith(PRODUCTS) and contestants[name]["speeds"]]
     speeds = [speed(contestants, name) for name in names]
     colours = ["#c1553b" if name.startswith("scriven") else "#8d99ae" for name in names]
     drawn = axes.barh(names, speeds, color=colours)
