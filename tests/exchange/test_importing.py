@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.exchange import formats, keras_file
-from scriven.exchange.foreign import find_symbols, read_symbols
+from scriven.exchange.foreign import ForeignModel, find_symbols, read_symbols
 from scriven.exchange.formats import read_file, read_foreign
 from scriven.exchange.state_dict import model_of
 from scriven.exchange.torch7_file import read_torch_rnn
@@ -550,6 +550,14 @@ def test_an_imported_run_is_a_run_like_any_other(
     assert command("import", "model.pt", "--vocabulary", symbols).code == 2  # nothing is replaced
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> ForeignModel:
+    """A model of torch without symbols of its own."""
+    file = tmp_path_factory.mktemp("plain") / "model.pt"
+    torch.save(Plain("LSTM", onehot=False).state_dict(), file)
+    return read_foreign(file)
+
+
 @pytest.mark.parametrize(
     ("symbols", "reason"),
     [
@@ -560,14 +568,20 @@ def test_an_imported_run_is_a_run_like_any_other(
         (json.dumps(dict.fromkeys(CHARACTERS, 0)), "not 0, 1, 2, ..., each once"),
     ],
 )
-def test_symbols_that_do_not_fit_are_told(command: Command, tmp_path: Path, symbols: str, reason: str) -> None:
-    torch.save(Plain("LSTM", onehot=False).state_dict(), tmp_path / "model.pt")
+def test_symbols_that_do_not_fit_are_told(plain: ForeignModel, tmp_path: Path, symbols: str, reason: str) -> None:
     (tmp_path / "s.json").write_text(symbols, encoding="utf-8")
-    output = tmp_path / "run"
-    done = command("import", str(tmp_path / "model.pt"), "--vocabulary", str(tmp_path / "s.json"), "-o", str(output))
-    assert done.code in (2, 3) and reason in done.err
+    with pytest.raises(InputError, match=re.escape(reason)):
+        find_symbols(plain, tmp_path / "s.json", None, lowercase=False).order(SIZE)
+
+
+def test_without_fitting_symbols_no_run_is_made(command: Command, tmp_path: Path) -> None:
+    file, output = str(tmp_path / "model.pt"), tmp_path / "run"
+    torch.save(Plain("LSTM", onehot=False).state_dict(), file)
+    (tmp_path / "s.json").write_text('["a", "b"]', encoding="utf-8")
+    done = command("import", file, "--vocabulary", str(tmp_path / "s.json"), "-o", str(output))
+    assert done.code == 3 and "has 2 symbols, and the model predicts 12" in done.err
+    assert "--vocabulary" in command("import", file, "-o", str(output)).err
     assert not output.exists()
-    assert "--vocabulary" in command("import", str(tmp_path / "model.pt"), "-o", str(output)).err
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.pt", "m.safetensors", "m.t7"])

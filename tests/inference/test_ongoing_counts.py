@@ -157,7 +157,7 @@ def test_each_text_begins_after_the_training_text() -> None:
         Vocabulary.of("a"),
         Vocabulary.of("a\n"),
         Vocabulary.of_bytes(),
-        Vocabulary.of_bytes("\n"),
+        pytest.param(Vocabulary.of_bytes("\n"), marks=pytest.mark.thorough),
         Vocabulary.of("\naé", "\n"),
         Vocabulary.of("\n" + "".join(map(chr, range(0x4E00, 0x4E00 + 7430)))),
     ],

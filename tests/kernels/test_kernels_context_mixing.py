@@ -85,7 +85,7 @@ def test_the_bits_are_those_of_every_machine() -> None:
     assert hashlib.sha256(encode(ids)).hexdigest()[:16] == "ac9fb205b6f692f5"
 
 
-@pytest.mark.parametrize("symbols", [1, 2, 3, 5, 17, 258])
+@pytest.mark.parametrize("symbols", [1, 2, 3, 5, 17, pytest.param(258, marks=pytest.mark.thorough)])
 def test_probabilities_sum_to_1(symbols: int) -> None:
     count = 40 if symbols > 100 else 400
     ids, other = drawn(3, symbols, count), predictions(4, symbols, count + 1)

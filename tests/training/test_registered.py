@@ -140,7 +140,7 @@ def test_a_training_with_it_is_one_with_scrivens_own(documents: bool, imported: 
     assert hand.sample("l", length=20, seed=1) == own.sample("l", length=20, seed=1)
 
 
-@pytest.mark.parametrize("cell", ["hand-lstm", "dropping"])
+@pytest.mark.parametrize("cell", ["hand-lstm", pytest.param("dropping", marks=pytest.mark.thorough)])
 def test_it_resumes_to_the_same_bits(cell: str, book: Path, imported: Path) -> None:
     whole = train_run(book, "whole", model={"cell": cell})
     half = train_run(book, "half", [StopAtTwo()], model={"cell": cell})
