@@ -25,7 +25,7 @@ from small_model import DOCUMENTS, TEXT, Shelf, cut, favour, predictor
 
 RULE = AdaptiveRule(length=5, rate=0.02, pull=0.01)
 CELLS = ("rnn", "gru", "lstm", "mingru")
-COMPARED = 120  # ids: in each step roundings grow, as a gradient of nearly zero has a step as long as any other
+GENTLE = replace(RULE, rate=1e-3)  # far steps let roundings grow, as gradients of nearly zero have steps as long as others
 
 
 def reader(model: Predictor, rule: AdaptiveRule = RULE) -> AdaptiveReader:
@@ -108,9 +108,9 @@ def network(cell: str, separator: str | None = None) -> Predictor:
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_fast_way_is_plain_gradient_descent(cell: str) -> None:
     model = network(cell)
-    ids = model.vocabulary.encode(TEXT)[:COMPARED]
-    nats, slow = nats_in_pieces(reader(model), ids, [])[0], slow_nats(model, ids, RULE)
-    assert nats == pytest.approx(slow, rel=5e-3, abs=5e-3)
+    ids = model.vocabulary.encode(TEXT)[:200]
+    nats, slow = nats_in_pieces(reader(model, GENTLE), ids, [])[0], slow_nats(model, ids, GENTLE)
+    assert nats == pytest.approx(slow, abs=2e-3)  # learning changes one of them by 0.07 at least
     assert nats.mean() == pytest.approx(slow.mean(), rel=1e-4)
 
 
@@ -122,11 +122,11 @@ def test_a_network_of_long_sides_alone_learns_without_bases() -> None:
 
 
 def test_long_sides_of_matrices_have_no_basis() -> None:
-    model, rule = network("lstm"), replace(RULE, longest_side=8, turn=3)  # the recurrent weights are (32, 8)
+    model, rule = network("lstm"), replace(GENTLE, longest_side=8, turn=3)  # the recurrent weights are (32, 8)
     assert [rule.sides(shape) for shape in [(32, 8), (8, 8), (8,), (4, 8, 8)]] == [(0, 8), (8, 8), (0, 0), (0, 0)]
-    ids = model.vocabulary.encode(TEXT)[:COMPARED]
+    ids = model.vocabulary.encode(TEXT)[:200]
     nats, context = nats_in_pieces(reader(model, rule), ids, [])
-    assert nats == pytest.approx(slow_nats(model, ids, rule), rel=5e-3, abs=5e-3)
+    assert nats == pytest.approx(slow_nats(model, ids, rule), abs=2e-3)
     bases = rule.basis_values([each.shape for each in model.model.parameters()])
     assert context.learned is not None and context.learned.bases.shape == context.learned.moments.shape == (bases,)
 
@@ -135,8 +135,8 @@ def test_long_sides_of_matrices_have_no_basis() -> None:
 def test_documents_start_from_a_zero_state_and_go_on_learning(cell: str) -> None:
     model = network(cell, "\n\n")
     ids = document_ids(model)
-    nats, _ = nats_in_pieces(reader(model), ids, [])
-    assert nats == pytest.approx(slow_nats(model, ids, RULE), rel=1e-2, abs=1e-2)
+    nats, _ = nats_in_pieces(reader(model, GENTLE), ids, [])
+    assert nats == pytest.approx(slow_nats(model, ids, GENTLE), abs=2e-3)
 
 
 def test_it_learns() -> None:
