@@ -25,7 +25,7 @@ from small_model import DOCUMENTS, TEXT, Shelf, cut, favour, predictor
 
 RULE = AdaptiveRule(length=5, rate=0.02, pull=0.01)
 CELLS = ("rnn", "gru", "lstm", "mingru")
-GENTLE = replace(RULE, rate=1e-3)  # far steps let roundings grow, as gradients of nearly zero have steps as long as others
+GENTLE = replace(RULE, rate=1e-3)  # long steps let roundings grow: a gradient of nearly zero has one as long as others
 
 
 def reader(model: Predictor, rule: AdaptiveRule = RULE) -> AdaptiveReader:
