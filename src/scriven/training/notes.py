@@ -247,12 +247,12 @@ def kernel_notes(run: Run, settings: Settings, kernels: str) -> list[str]:
     native = training.device == "cpu" and has_native_code(settings.model, training.precision)
     native = native and not REGISTERED_OPTIMIZERS.find(training.optimizer)  # then threads change no bit
     used = run.origin.get("kernels", kernels), kernels
-    changes = {
-        "The run's kernels were": used,
-        "The run's threads were": (before.threads, before.threads if native else training.threads),
-    }
-    if native and before.precision == training.precision == "fp32" and set(used) <= set(SAME_FP32_LEVELS):
-        del changes["The run's kernels were"]
+    changes: dict[str, tuple[object, object]] = {}
+    fp32 = before.precision == training.precision == "fp32"
+    if not (native and fp32 and set(used) <= set(SAME_FP32_LEVELS)):
+        changes["The run's kernels were"] = used
+    if not native:
+        changes["The run's threads were"] = before.threads, training.threads
     return [
         f"{words} {old} so far and are {new} now: training continues, but not with the same bits."
         for words, (old, new) in changes.items()
