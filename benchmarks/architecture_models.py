@@ -169,9 +169,13 @@ class CharacterModel(nn.Module):
 
 
 class MuonAndAdamW:
-    """Muon, by Scriven's own functions, for the blocks' matrices, and AdamW for everything else."""
+    """Muon, by Scriven's own functions, for the blocks' matrices, and AdamW for everything else.
 
-    def __init__(self, model: CharacterModel) -> None:
+    `dtype` is that of Muon's products: processors without bf16 take many times as long for it.
+    """
+
+    def __init__(self, model: CharacterModel, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
         self.matrices = [each for each in model.blocks.parameters() if each.ndim == 2 and len(each) > CONVOLVED]
         chosen = set(map(id, self.matrices))
         others = [each for each in model.parameters() if id(each) not in chosen]
@@ -187,7 +191,7 @@ class MuonAndAdamW:
         self.others.step()
         gradients = [square for each in self.matrices for square in squares(each.grad)]
         momenta = [square for each in self.momenta for square in squares(each)]
-        updates = [torch.empty_like(each, dtype=torch.bfloat16) for each in gradients]
+        updates = [torch.empty_like(each, dtype=self.dtype) for each in gradients]
         muon.update(gradients, momenta, updates, 1.0, MUON_MOMENTUM, native=False)
         weights = [square for each in self.matrices for square in squares(each)]
         muon.apply(updates, weights, 1 - rate * DECAY, rate, native=False)
@@ -211,7 +215,8 @@ def read_chunks(ids: Tensor, rows: int, length: int) -> Iterator[Tensor]:
 
 def train(model: CharacterModel, ids: Tensor, seconds: float, *, bf16: bool = True) -> list[float]:
     """Trains for seconds of this process's processor time; returns the loss of each step."""
-    optimizer, states, losses = MuonAndAdamW(model.train()), None, []
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    optimizer, states, losses = MuonAndAdamW(model.train(), dtype), None, []
     design, begun = model.design, time.process_time()
     for chunk in read_chunks(ids, design.rows, design.length):
         progress = (time.process_time() - begun) / seconds
