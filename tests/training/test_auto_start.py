@@ -1,6 +1,7 @@
 """What a training starts from: a start by name, the one that suits the text, a run, or random weights."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from scriven.runs import open_run
 from scriven.runs.start_model import StartModel
 from scriven.settings import CorpusSettings, Settings
 from scriven.settings_values import merge_settings, validate
-from scriven.training.auto_start import known_share, mean_nats, order0_nats
+from scriven.training.auto_start import known_share, mean_nats, order0_nats, start_rate
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.verify import verify_resume
@@ -133,14 +134,38 @@ def test_training_begins_where_the_start_ends(tiny: starts.Start, book: Path, tm
     named = begin(book, tmp_path / "named", "tiny")
     assert first_loss(named) < 0.6 * first_loss(begin(book, tmp_path / "random", "none"))
     said = notes(named)
-    assert "Training starts from the start tiny (learning rate 0.0025)." in said
+    assert "Training starts from the start tiny (learning rate 0.02)." in said
     unknown = "The start tiny does not know 1 of the characters, which start with the weights of similar ones: 'z'"
     assert unknown in said
     run = open_run(tmp_path / "named")
     assert run.origin["initial"] == tiny.reference
     assert (run.settings.model.width, run.settings.model.layers) == (MODEL.width, MODEL.layers)
-    assert run.settings.training.learning_rate == 0.0025
+    assert run.settings.training.learning_rate == 0.02
     assert "initial" not in open_run(tmp_path / "random").origin
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "passes", "expected"),
+    [
+        ("muon", 0.0, 0.02),
+        ("muon", 0.4, 0.02),
+        ("muon", 1.0, 0.0133),
+        ("muon", 4.0, 0.00667),
+        ("muon", 28.5, 0.0025),
+        ("muon", 1e6, 0.0025),
+        ("muon", math.nan, 0.0025),
+        ("adamw", 4.0, 0.000667),
+    ],
+)
+def test_the_more_passes_the_lower_the_learning_rate_from_a_start(
+    optimizer: str, passes: float, expected: float
+) -> None:
+    assert start_rate(optimizer, passes) == pytest.approx(expected)
+
+
+def test_the_passes_of_a_budget_decide_the_learning_rate(tiny: starts.Start, book: Path, tmp_path: Path) -> None:
+    begin(book, tmp_path / "run", "tiny", {"budget": {"steps": 0, "epochs": 4}})
+    assert open_run(tmp_path / "run").settings.training.learning_rate == start_rate("muon", 4.0)
 
 
 def test_what_is_given_wins_over_what_a_start_brings(tiny: starts.Start, book: Path, tmp_path: Path) -> None:

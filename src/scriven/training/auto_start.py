@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from scriven.runs.folder import locate_run
 from scriven.runs.start_model import StartModel
 from scriven.settings import Settings
 from scriven.settings_values import merge_settings, validate
-from scriven.training.auto_settings import choose_settings
+from scriven.training.auto_settings import choose_settings, expected_passes
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.warm_start import similar_rows, warm_started_model
 from scriven.training.workload import Workload
@@ -40,7 +39,9 @@ LARGE_TEXT = 5_000_000  # characters: with less text a start helps, however long
 WIDEST = 1.5  # times a start's width: if a large text and budget are enough for more, none is needed
 WINDOWS, WINDOW = 8, 512  # pieces of the text, and their characters, that a start has to predict before any training
 MOST_SURPRISED = 0.85  # of the entropy of single characters: 0.4 to 0.65 for texts that the starts suit, others above 1
-RATE_FACTOR = 1 / 16  # of the usual learning rate: a higher one forgets what the start knows; see docs/starts.md
+# A high learning rate forgets what a start knows, a low one does not learn what the text adds. For one pass over the
+# text it is this share of the usual rate. It falls with the root of the passes, between two limits; see docs/starts.md.
+RATE_OF_ONE_PASS, LOWEST_RATE, HIGHEST_RATE = 1 / 3, 1 / 16, 1 / 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
         if not starts.is_reference(named):
             return FirstWeights(named)
         start = StartModel(starts.from_reference(named))
-        return FirstWeights(named, f"Training starts from {start}{_describe_rate(given)}.")
+        return FirstWeights(named, f"Training starts from {start}{_describe_rate(named, given, workload)}.")
     chosen, least, reasons = None, math.inf, dict[str, str]()
     for name in starts.names():
         start = StartModel(starts.find(name))
@@ -95,23 +96,41 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
     return FirstWeights(
         chosen.start.reference,
         f"Training starts from {chosen}, which predicts this text at {_bits(least)} bits per character before it has "
-        f"read any{_describe_rate(given)}; --from none starts from random weights.",
+        f"read any{_describe_rate(chosen.start.reference, given, workload)}; --from none starts from random weights.",
     )
 
 
-def inherited_settings(initial: str, given: Settings) -> Settings:
+def inherited_settings(initial: str, given: Settings, workload: Workload) -> Settings:
     """Returns the requested settings, with those that a run's folder or a start adds. Requested ones win.
 
-    A run adds all settings of its model. A start adds those of its shape, and a lower learning rate.
+    Both add the settings of their model; a start leaves out its dropout and what else is free, and adds a lower
+    learning rate.
     """
+    shaped = _shaped_settings(initial, given)
+    if not starts.is_reference(initial) or "learning_rate" in given.training.model_fields_set:
+        return shaped
+    rate = start_rate(given.training.optimizer, expected_passes(choose_settings(shaped, workload)[0], workload))
+    return validate(merge_settings({"training": {"learning_rate": rate}}, shaped.explicit()))
+
+
+def start_rate(optimizer: str, passes: float) -> float:
+    """Returns the learning rate for training from a start, unless the user gives one, to three digits.
+
+    `passes` is how often the text will be read.
+    """
+    factor = RATE_OF_ONE_PASS / math.sqrt(max(passes, 1e-9))
+    return float(f"{min(HIGHEST_RATE, max(LOWEST_RATE, factor)) * usual_learning_rate(optimizer):.3g}")
+
+
+def _shaped_settings(initial: str, given: Settings) -> Settings:
+    """Returns the requested settings, with the model's of a run's folder or a start. Requested ones win."""
     if not initial:
         return given
     if starts.is_reference(initial):
         model = StartModel(starts.from_reference(initial)).settings.model_dump(exclude=FREE)
-        brought: dict[str, Any] = {"model": model, "training": {"learning_rate": _start_rate(given)}}
     else:
-        brought = {"model": open_run(initial).settings.model.model_dump()}
-    return validate(merge_settings(brought, given.explicit()))
+        model = open_run(initial).settings.model.model_dump()
+    return validate(merge_settings({"model": model}, given.explicit()))
 
 
 def unsuitable(start: StartModel, given: Settings, corpus: Corpus, workload: Workload) -> str:
@@ -150,7 +169,7 @@ def zero_shot_nats(start: StartModel, given: Settings, corpus: Corpus) -> float:
     It is infinite for a text of one character. It is measured in one thread and in fp32, so that it depends on nothing
     else.
     """
-    settings = inherited_settings(start.start.reference, given)
+    settings = _shaped_settings(start.start.reference, given)
     model, _ = warm_started_model(settings, corpus.vocabulary, start.start.reference)
     return mean_nats(model, corpus.training)
 
@@ -168,11 +187,6 @@ def mean_nats(model: CharLM, text: Part) -> float:
         return float(functional.cross_entropy(logits.flatten(0, 1), read[1:].flatten()))
 
 
-def _start_rate(given: Settings) -> float:
-    """Returns the learning rate for training from a start, unless the user gives one."""
-    return RATE_FACTOR * usual_learning_rate(given.training.optimizer)
-
-
 def _describe_none(reasons: dict[str, str]) -> str:
     """Returns why no start is taken, given the reason against each; what all have in common is said once."""
     shared = set(reasons.values())
@@ -180,10 +194,10 @@ def _describe_none(reasons: dict[str, str]) -> str:
     return f"Training starts from random weights, as no start suits it ({why})."
 
 
-def _describe_rate(given: Settings) -> str:
+def _describe_rate(reference: str, given: Settings, workload: Workload) -> str:
     if "learning_rate" in given.training.model_fields_set:
         return ""
-    return f" (learning rate {_start_rate(given):g})"
+    return f" (learning rate {inherited_settings(reference, given, workload).training.learning_rate:g})"
 
 
 def _bits(nats: float) -> str:

@@ -57,7 +57,7 @@ def prepare_new_run(
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
     _check_budget(requested)
     choice = choose_initial(named_start, requested, corpus, workload)
-    requested = inherited_settings(choice.initial, requested)
+    requested = inherited_settings(choice.initial, requested, workload)
     settings, notes = choose_settings(requested, workload)
     notes += folder_notes(request.output or named_folder(named), path)
     first_weights = warm_start_notes(choice.initial, settings, corpus, embeddings)
