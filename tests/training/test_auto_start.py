@@ -134,26 +134,25 @@ def test_training_begins_where_the_start_ends(tiny: starts.Start, book: Path, tm
     named = begin(book, tmp_path / "named", "tiny")
     assert first_loss(named) < 0.6 * first_loss(begin(book, tmp_path / "random", "none"))
     said = notes(named)
-    assert "Training starts from the start tiny (learning rate 0.02)." in said
+    assert "Training starts from the start tiny (learning rate 0.0133)." in said
     unknown = "The start tiny does not know 1 of the characters, which start with the weights of similar ones: 'z'"
     assert unknown in said
     run = open_run(tmp_path / "named")
     assert run.origin["initial"] == tiny.reference
     assert (run.settings.model.width, run.settings.model.layers) == (MODEL.width, MODEL.layers)
-    assert run.settings.training.learning_rate == 0.02
+    assert run.settings.training.learning_rate == 0.0133
     assert "initial" not in open_run(tmp_path / "random").origin
 
 
 @pytest.mark.parametrize(
     ("optimizer", "passes", "expected"),
     [
-        ("muon", 0.0, 0.02),
-        ("muon", 0.4, 0.02),
+        ("muon", 0.0, 0.0133),
         ("muon", 1.0, 0.0133),
         ("muon", 4.0, 0.00667),
         ("muon", 28.5, 0.0025),
         ("muon", 1e6, 0.0025),
-        ("muon", math.nan, 0.0025),
+        ("muon", math.nan, 0.0133),
         ("adamw", 4.0, 0.000667),
     ],
 )

@@ -40,8 +40,8 @@ WIDEST = 1.5  # times a start's width: if a large text and budget are enough for
 WINDOWS, WINDOW = 8, 512  # pieces of the text, and their characters, that a start has to predict before any training
 MOST_SURPRISED = 0.85  # of the entropy of single characters: 0.4 to 0.65 for texts that the starts suit, others above 1
 # A high learning rate forgets what a start knows, a low one does not learn what the text adds. For one pass over the
-# text it is this share of the usual rate. It falls with the root of the passes, between two limits; see docs/starts.md.
-RATE_OF_ONE_PASS, LOWEST_RATE, HIGHEST_RATE = 1 / 3, 1 / 16, 1 / 2
+# text or less it is this share of the usual rate. It falls with the root of the passes, to a limit; see docs/starts.md.
+RATE_OF_ONE_PASS, LOWEST_RATE = 1 / 3, 1 / 16
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def start_rate(optimizer: str, passes: float) -> float:
 
     `passes` is how often the text will be read.
     """
-    factor = RATE_OF_ONE_PASS / math.sqrt(max(passes, 1e-9))
-    return float(f"{min(HIGHEST_RATE, max(LOWEST_RATE, factor)) * usual_learning_rate(optimizer):.3g}")
+    factor = max(LOWEST_RATE, RATE_OF_ONE_PASS / math.sqrt(max(1.0, passes)))
+    return float(f"{factor * usual_learning_rate(optimizer):.3g}")
 
 
 def _shaped_settings(initial: str, given: Settings) -> Settings:
