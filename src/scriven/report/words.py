@@ -51,11 +51,14 @@ def technical_words(event: Started) -> list[str]:
 
 
 def speed_words(speed: float, started: Started | None) -> str:
-    """Says how fast a training reads, in characters and operations per second, and what share of the peak that is."""
+    """Says how fast a training reads, in characters and operations per second, and what share of the peak that is.
+
+    More than all of it means that other programs disturbed the measurement of the peak, so no share is said.
+    """
     words = f"{speed:,.0f} {symbol_word(started.unit if started else '')}s/s"
     if started and (flops := speed * started.flops_per_character):
         words += f", {flops_words(flops)}"
-        words += f" ({100 * flops / started.peak_flops:.0f} % of peak)" if started.peak_flops else ""
+        words += f" ({100 * flops / started.peak_flops:.0f} % of peak)" if flops <= started.peak_flops else ""
     return words
 
 
