@@ -171,10 +171,10 @@ class CharacterModel(nn.Module):
 class MuonAndAdamW:
     """Muon, by Scriven's own functions, for the blocks' matrices, and AdamW for everything else.
 
-    `dtype` is that of Muon's products: processors without bf16 take many times as long for it.
+    `dtype` is that of Muon's products; in bf16, processors without it take many times as long.
     """
 
-    def __init__(self, model: CharacterModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: CharacterModel, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.matrices = [each for each in model.blocks.parameters() if each.ndim == 2 and len(each) > CONVOLVED]
         chosen = set(map(id, self.matrices))

@@ -46,9 +46,10 @@ RATE_OF_ONE_PASS, LOWEST_RATE = 1 / 3, 1 / 16
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """What a training starts from, and a sentence that says why."""
+    """What a training starts from, the requested settings with what that adds, and a sentence that says why."""
 
-    initial: str = ""  # a run's folder, a start's reference, or "" for random weights
+    initial: str  # a run's folder, a start's reference, or "" for random weights
+    settings: Settings
     note: str = ""
 
 
@@ -77,10 +78,11 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
     `auto` takes the start that predicts the text best, of those that suit it. `given` has the requested settings.
     """
     if named != starts.AUTO:
+        settings = inherited_settings(named, given, workload)
         if not starts.is_reference(named):
-            return FirstWeights(named)
+            return FirstWeights(named, settings)
         start = StartModel(starts.from_reference(named))
-        return FirstWeights(named, f"Training starts from {start}{_describe_rate(named, given, workload)}.")
+        return FirstWeights(named, settings, f"Training starts from {start}{_describe_rate(given, settings)}.")
     chosen, least, reasons = None, math.inf, dict[str, str]()
     for name in starts.names():
         start = StartModel(starts.find(name))
@@ -92,11 +94,13 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
         if not reason and loss < least:
             chosen, least = start, loss
     if chosen is None:
-        return FirstWeights("", _describe_none(reasons) if reasons else "")
+        return FirstWeights("", given, _describe_none(reasons) if reasons else "")
+    settings = inherited_settings(chosen.start.reference, given, workload)
     return FirstWeights(
         chosen.start.reference,
+        settings,
         f"Training starts from {chosen}, which predicts this text at {_bits(least)} bits per character before it has "
-        f"read any{_describe_rate(chosen.start.reference, given, workload)}; --from none starts from random weights.",
+        f"read any{_describe_rate(given, settings)}; --from none starts from random weights.",
     )
 
 
@@ -194,10 +198,10 @@ def _describe_none(reasons: dict[str, str]) -> str:
     return f"Training starts from random weights, as no start suits it ({why})."
 
 
-def _describe_rate(reference: str, given: Settings, workload: Workload) -> str:
+def _describe_rate(given: Settings, settings: Settings) -> str:
     if "learning_rate" in given.training.model_fields_set:
         return ""
-    return f" (learning rate {inherited_settings(reference, given, workload).training.learning_rate:g})"
+    return f" (learning rate {settings.training.learning_rate:g})"
 
 
 def _bits(nats: float) -> str:

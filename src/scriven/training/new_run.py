@@ -26,7 +26,7 @@ from scriven.training.auto_settings import (
     chosen_names,
     describe_choices,
 )
-from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
+from scriven.training.auto_start import choose_initial, named_initial
 from scriven.training.mixing import count_text, has_partner
 from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
@@ -57,7 +57,7 @@ def prepare_new_run(
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
     _check_budget(requested)
     choice = choose_initial(named_start, requested, corpus, workload)
-    requested = inherited_settings(choice.initial, requested, workload)
+    requested = choice.settings
     settings, notes = choose_settings(requested, workload)
     notes += folder_notes(request.output or named_folder(named), path)
     first_weights = warm_start_notes(choice.initial, settings, corpus, embeddings)
