@@ -43,7 +43,7 @@ SAMPLES = 10
 def fitted(corpus: Corpus, workload: Workload, initial: str, read: float) -> Settings:
     """The settings of a time budget in which the model of reference could read so many characters."""
     given = validate({"budget": {"minutes": read / SPEED / 60}, "corpus": corpus.settings.model_dump()})
-    given = inherited_settings(initial, given, workload)
+    given = inherited_settings(initial, given, corpus.training.characters)
     settings, _ = choose_settings(given, workload)
     cost = _relative_cost(settings.model.layers, settings.model.width, settings.model.members)
     values = merge_settings(

@@ -1,7 +1,6 @@
 """What a training starts from: a start by name, the one that suits the text, a run, or random weights."""
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -134,37 +133,29 @@ def test_training_begins_where_the_start_ends(tiny: starts.Start, book: Path, tm
     named = begin(book, tmp_path / "named", "tiny")
     assert first_loss(named) < 0.6 * first_loss(begin(book, tmp_path / "random", "none"))
     said = notes(named)
-    assert "Training starts from the start tiny (learning rate 0.0133)." in said
+    assert "Training starts from the start tiny (learning rate 0.0025)." in said
     unknown = "The start tiny does not know 1 of the characters, which start with the weights of similar ones: 'z'"
     assert unknown in said
     run = open_run(tmp_path / "named")
     assert run.origin["initial"] == tiny.reference
     assert (run.settings.model.width, run.settings.model.layers) == (MODEL.width, MODEL.layers)
-    assert run.settings.training.learning_rate == 0.0133
+    assert run.settings.training.learning_rate == 0.0025
     assert "initial" not in open_run(tmp_path / "random").origin
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "passes", "expected"),
+    ("optimizer", "characters", "expected"),
     [
-        ("muon", 0.0, 0.0133),
-        ("muon", 1.0, 0.0133),
-        ("muon", 4.0, 0.00667),
-        ("muon", 28.5, 0.0025),
-        ("muon", 1e6, 0.0025),
-        ("muon", math.nan, 0.0133),
-        ("adamw", 4.0, 0.000667),
+        ("muon", 0, 0.0025),
+        ("muon", 140_000, 0.0025),
+        ("muon", 1_000_000, 0.00667),
+        ("muon", 9_000_000, 0.02),
+        ("muon", 10**10, 0.02),
+        ("adamw", 1_000_000, 0.000667),
     ],
 )
-def test_the_more_passes_the_lower_the_learning_rate_from_a_start(
-    optimizer: str, passes: float, expected: float
-) -> None:
-    assert start_rate(optimizer, passes) == pytest.approx(expected)
-
-
-def test_the_passes_of_a_budget_decide_the_learning_rate(tiny: starts.Start, book: Path, tmp_path: Path) -> None:
-    begin(book, tmp_path / "run", "tiny", {"budget": {"steps": 0, "epochs": 4}})
-    assert open_run(tmp_path / "run").settings.training.learning_rate == start_rate("muon", 4.0)
+def test_the_learning_rate_from_a_start_grows_with_the_text(optimizer: str, characters: int, expected: float) -> None:
+    assert start_rate(optimizer, characters) == pytest.approx(expected)
 
 
 def test_what_is_given_wins_over_what_a_start_brings(tiny: starts.Start, book: Path, tmp_path: Path) -> None:

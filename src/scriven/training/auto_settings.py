@@ -134,13 +134,6 @@ def expected_seconds(settings: Settings, workload: Workload, share: float = 1.0)
     return (share * characters + evaluated) / speed + workload.overhead_seconds
 
 
-def expected_passes(settings: Settings, workload: Workload) -> float:
-    """Estimates how often the budget reads the text, given all settings."""
-    length, workers = chunk_length(settings, workload), settings.training.workers
-    readable = _readable_characters(settings, workload, workers, settings.reader.batch, length)
-    return _passes(settings, workload, readable, settings.model.width, settings.model.members)
-
-
 def readable_seconds(characters: int, workload: Workload, workers: int) -> float:
     """Returns about how many seconds after the command a text of this size becomes readable; 0 if unknown."""
     read = READ_UNTIL_READABLE if characters >= SHORT_TEXT else READ_OF_SHORT_TEXT

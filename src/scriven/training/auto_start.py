@@ -19,7 +19,7 @@ from scriven.runs.folder import locate_run
 from scriven.runs.start_model import StartModel
 from scriven.settings import Settings
 from scriven.settings_values import merge_settings, validate
-from scriven.training.auto_settings import choose_settings, expected_passes
+from scriven.training.auto_settings import choose_settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.warm_start import similar_rows, warm_started_model
 from scriven.training.workload import Workload
@@ -39,9 +39,9 @@ LARGE_TEXT = 5_000_000  # characters: with less text a start helps, however long
 WIDEST = 1.5  # times a start's width: if a large text and budget are enough for more, none is needed
 WINDOWS, WINDOW = 8, 512  # pieces of the text, and their characters, that a start has to predict before any training
 MOST_SURPRISED = 0.85  # of the entropy of single characters: 0.4 to 0.65 for texts that the starts suit, others above 1
-# A high learning rate forgets what a start knows, a low one does not learn what the text adds. For one pass over the
-# text or less it is this share of the usual rate. It falls with the root of the passes, to a limit; see docs/starts.md.
-RATE_OF_ONE_PASS, LOWEST_RATE = 1 / 3, 1 / 16
+# A high learning rate forgets what a start knows, a low one does not learn what a large text adds. So the usual rate is
+# multiplied by the root of the text's size over this one, between two limits; see docs/starts.md.
+USUAL_RATE_TEXT, LOWEST_RATE, HIGHEST_RATE = 36_000_000, 1 / 16, 1 / 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
     `auto` takes the start that predicts the text best, of those that suit it. `given` has the requested settings.
     """
     if named != starts.AUTO:
-        settings = inherited_settings(named, given, workload)
+        settings = inherited_settings(named, given, corpus.training.characters)
         if not starts.is_reference(named):
             return FirstWeights(named, settings)
         start = StartModel(starts.from_reference(named))
@@ -95,7 +95,7 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
             chosen, least = start, loss
     if chosen is None:
         return FirstWeights("", given, _describe_none(reasons) if reasons else "")
-    settings = inherited_settings(chosen.start.reference, given, workload)
+    settings = inherited_settings(chosen.start.reference, given, corpus.training.characters)
     return FirstWeights(
         chosen.start.reference,
         settings,
@@ -104,25 +104,22 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
     )
 
 
-def inherited_settings(initial: str, given: Settings, workload: Workload) -> Settings:
+def inherited_settings(initial: str, given: Settings, characters: int) -> Settings:
     """Returns the requested settings, with those that a run's folder or a start adds. Requested ones win.
 
     Both add the settings of their model; a start leaves out its dropout and what else is free, and adds a lower
-    learning rate.
+    learning rate, which depends on the number of characters of the training text.
     """
     shaped = _shaped_settings(initial, given)
     if not starts.is_reference(initial) or "learning_rate" in given.training.model_fields_set:
         return shaped
-    rate = start_rate(given.training.optimizer, expected_passes(choose_settings(shaped, workload)[0], workload))
+    rate = start_rate(given.training.optimizer, characters)
     return validate(merge_settings({"training": {"learning_rate": rate}}, shaped.explicit()))
 
 
-def start_rate(optimizer: str, passes: float) -> float:
-    """Returns the learning rate for training from a start, unless the user gives one, to three digits.
-
-    `passes` is how often the text will be read.
-    """
-    factor = max(LOWEST_RATE, RATE_OF_ONE_PASS / math.sqrt(max(1.0, passes)))
+def start_rate(optimizer: str, characters: int) -> float:
+    """Returns the learning rate for training from a start on a text of this size, to three digits."""
+    factor = min(HIGHEST_RATE, max(LOWEST_RATE, math.sqrt(characters / USUAL_RATE_TEXT)))
     return float(f"{factor * usual_learning_rate(optimizer):.3g}")
 
 
