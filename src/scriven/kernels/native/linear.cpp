@@ -2,7 +2,8 @@
 //
 // For the gradient of a weight, out[n, m] = sum over k of dy[k, n] x[k, m], where k counts steps and rows (a few thousand).
 // Both factors come row after row, so that the left one has columns in the place of rows. Half a thousand rows are packed at
-// a time, a panel, and as many columns of dy as keep the sums, and what they are made of, in the second-level cache. A team
+// a time, a panel, and as many columns of dy as keep the sums, and what they are made of, in the second-level cache; row
+// after row, since columns of a long row are too far apart for the processor to guess the next ones. A team
 // of threads shares the columns of dy. Each sum is made by one thread in one order: results are the same bits for any number
 // of them.
 #include "linear.h"
@@ -14,8 +15,7 @@ namespace {
 
 constexpr int64_t DEPTH = 512 / GROUP;  // groups of rows in a panel
 constexpr int64_t CACHE = 1024 * 1024;  // bytes of a weight that all rows pass before the next ones
-constexpr int64_t AHEAD = 8;  // rows between the one that is read and the one that is fetched: columns of a long row are
-                              // too far apart for the processor to guess the next ones
+constexpr int64_t AHEAD = 8;  // rows between the one that is read and the one that is fetched
 
 // The gradient of a weight.
 template <class F> struct Gradient {
@@ -33,18 +33,18 @@ template <class F> struct Gradient {
 
     Status make(int64_t threads) const {
         const int64_t squares = WIDTH * across() * SQUARE;
-        const Buffer<Number> rights(panels() * across() * PART), left(threads * WIDTH * PART);
+        const Buffer<Number> xs(panels() * across() * PART), dys(threads * WIDTH * PART);
         const Buffer<float> sums(threads * squares);
-        if (!rights || !left || !sums) return no_memory;
+        if (!xs || !dys || !sums) return no_memory;
         if (column_sums) std::memset(column_sums, 0, sizeof(float) * static_cast<size_t>(dy.columns));
         run(threads, [&](const Member &member) {
             const typename F::Registers registers;
             const Range own = member.share(across()), groups = member.share(groups_of(dy.columns));
             for (int64_t panel = 0; panel < panels(); ++panel)
-                pack(x, panel, own, rights + (panel * across() + own.begin) * PART, false);
+                pack(x, panel, own, xs + (panel * across() + own.begin) * PART, F::tiles);
             member.wait();
             for (int64_t begin = groups.begin; begin < groups.end; begin += WIDTH)
-                columns_of_dy({begin, smaller_of(begin + WIDTH, groups.end)}, rights, left + member.index * WIDTH * PART,
+                columns_of_dy({begin, smaller_of(begin + WIDTH, groups.end)}, xs, dys + member.index * WIDTH * PART,
                             sums + member.index * squares);
         });
         return ok;
@@ -54,41 +54,50 @@ template <class F> struct Gradient {
     // or turned, as left ones. Adds the columns' own sums to `sums` where it is given.
     void pack(const Rows<F> &from, int64_t panel, Range groups, Number *to, bool turned, float *sums = nullptr) const {
         alignas(64) Number block[SQUARE];
-        for (int64_t column = groups.begin * GROUP; column < groups.end * GROUP; column += GROUP, to += PART) {
-            alignas(64) float total[GROUP] = {};
-            for (int64_t k = 0; k < depth_of(panel); ++k) {
-                const int64_t row = (panel * DEPTH + k) * GROUP;
-                Number *own = to + k * SQUARE, *right = turned ? block : own;
+        alignas(64) float totals[WIDTH * GROUP] = {};
+        for (int64_t k = 0; k < depth_of(panel); ++k) {
+            const int64_t row = (panel * DEPTH + k) * GROUP, begin = groups.begin * GROUP, end = groups.end * GROUP;
+            Number *own = to + k * SQUARE;
+            for (int64_t column = begin; column < end; column += GROUP, own += PART) {
                 for (int64_t i = 0; i < GROUP; ++i)
-                    for (int64_t at = 0; at < GROUP; at += LINE) prefetch(from.at(row + i + AHEAD, column + at));
+                    for (int64_t at = 0; at < GROUP; at += LINE) prefetch(from.at(row + GROUP + i, column + at));
+                Number *right = turned ? block : own;
                 from.to_right(row, column, right);
-                if (sums) F::add_rows(right, total);
+                if (sums) F::add_rows(right, totals + (column - begin));
                 if (turned) F::turn(block, own);
             }
-            if (!sums) continue;
-            const int64_t there = from.columns - column;
-            F::store(sums + column, F::load(sums + column, there) + F::load(total), there);
+        }
+        for (int64_t n = groups.begin; sums && n < groups.end; ++n) {
+            const int64_t there = from.columns - n * GROUP;
+            const Values total = F::load(totals + (n - groups.begin) * GROUP);
+            F::store(sums + n * GROUP, F::load(sums + n * GROUP, there) + total, there);
         }
     }
 
-    // The rows of out for some groups of dy's columns. `rights` are the packed right factors, panel after panel, those of the
-    // next one fetched meanwhile; left and sums are this member's own.
-    void columns_of_dy(Range groups, const Number *rights, Number *left, float *sums) const {
+    // The rows of out for some groups of dy's columns. `xs` are x's packed factors, panel after panel, those of the next one
+    // fetched meanwhile; `dys` and `sums` are this member's own. Tiles make the sums turned: x has fewer columns than dy, so
+    // that less is turned.
+    void columns_of_dy(Range groups, const Number *xs, Number *dys, float *sums) const {
         const int64_t height = groups.end - groups.begin;
         for (int64_t panel = 0; panel < panels(); ++panel) {
-            pack(dy, panel, groups, left, F::tiles, column_sums);
-            const Number *next = rights + (panel + 1) % panels() * across() * PART;
+            pack(dy, panel, groups, dys, false, column_sums);
+            const Number *next = xs + (panel + 1) % panels() * across() * PART;
             for (int64_t m = 0; m < across(); ++m)
                 for (int64_t n = 0; n < height; ++n) {
                     const Range share = Member{m * height + n, across() * height, nullptr}.share(across() * PART / LINE);
                     for (int64_t line = share.begin; line < share.end; ++line) prefetch_to_second_level(next + line * LINE);
-                    product<F, true>(left + n * PART, rights + (panel * across() + m) * PART, depth_of(panel),
-                                     sums + (n * across() + m) * SQUARE, panel > 0);
+                    const Number *of_dy = dys + n * PART, *of_x = xs + (panel * across() + m) * PART;
+                    float *here = sums + (n * across() + m) * SQUARE;
+                    product<F, true>(F::tiles ? of_x : of_dy, F::tiles ? of_dy : of_x, depth_of(panel), here, panel > 0);
                 }
         }
+        alignas(64) float block[SQUARE];
         for (int64_t n = 0; n < height; ++n)
-            for (int64_t m = 0; m < across(); ++m)
-                out.put(sums + (n * across() + m) * SQUARE, (groups.begin + n) * GROUP, m * GROUP);
+            for (int64_t m = 0; m < across(); ++m) {
+                const float *made = sums + (n * across() + m) * SQUARE;
+                if (F::tiles) Fp32::turn(made, block), made = block;
+                out.put(made, (groups.begin + n) * GROUP, m * GROUP);
+            }
     }
 };
 

@@ -248,12 +248,20 @@ template <class F, class Cell> struct Backward : Common<F> {
     }
 };
 
+// A member's rows, where a team shares them: whole groups of them for tiles, which take no fewer.
+template <class F> Range share_of_rows(const Member &member, int64_t rows) {
+    if (!F::tiles) return member.share(rows);
+    const Range share = member.share(groups_of(rows));
+    return {share.begin * GROUP, smaller_of(share.end * GROUP, rows)};
+}
+
 // All rows and steps of a pass, shared among threads. There are two sets of left factors, of this step and of the next one,
 // and one of what goes from step to step; of these, one for each member that has rows of its own, or one for all.
 template <class F, class Pass, class Call> Status pass_over(const Call *call, Shape shape) {
     const int64_t groups = shape.groups(), parts = Pass::parts_of(shape);
-    const bool by_rows = !F::tiles && call->threads > 1 && shape.rows >= FEWEST * call->threads;  // tiles take whole groups
-    const int64_t members = by_rows ? call->threads : smaller_of(call->threads, groups), sets = by_rows ? members : 1;
+    const int64_t threads = call->threads, all_groups = groups_of(shape.rows);
+    const bool by_rows = threads > 1 && (F::tiles ? all_groups % threads == 0 : shape.rows >= FEWEST * threads);
+    const int64_t members = by_rows ? threads : smaller_of(threads, groups), sets = by_rows ? members : 1;
     const int64_t each_left = 2 * ROWS / GROUP * parts * SQUARE, each_carry = ROWS * groups * GROUP;
     const int64_t each_sums = 2 * Pass::products * SQUARE;
     const Buffer<typename F::Number> left(sets * each_left), right(groups * Pass::products * parts * SQUARE);
@@ -267,7 +275,7 @@ template <class F, class Pass, class Call> Status pass_over(const Call *call, Sh
         pass.pack(member.share(groups));
         if (by_rows) member.wait();
         const Member team = by_rows ? Member{0, 1, nullptr} : member;
-        const Range all_rows = by_rows ? member.share(shape.rows) : Range{0, shape.rows}, own = team.share(groups);
+        const Range all_rows = by_rows ? share_of_rows<F>(member, shape.rows) : Range{0, shape.rows}, own = team.share(groups);
         for (pass.first = all_rows.begin; pass.first < all_rows.end; pass.first += ROWS) {
             const int64_t rows = smaller_of(all_rows.end - pass.first, ROWS);
             if (pass.first) team.wait();  // until nobody reads the left factors of the rows before
