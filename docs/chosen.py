@@ -31,8 +31,8 @@ keeps it.
 - **Members.** A text that one model would read more than about nine times is read by two of that width, which are
   averaged: see [members.md](members.md). Each reads it half as often. A model whose width you give stays one.
 - **Dropout** begins where a text is read more than about eight times, with 0.1 for each doubling, at most 0.5.
-- **Rows** are 32 for each of the first two cores, 32 for two members, and fewer for a text that would have less than
-  eight steps a pass.
+- **Rows** are 32 for each of the first two cores, 32 in all with AMX (which multiplies as many at once) and for two
+  members, and fewer for a text that would have less than eight steps a pass.
 
 What these rules rest on is in [experiments.md](experiments.md): which width, which dropout, and how many rows, on texts
 from 50 KB to 17 MB and budgets from half a minute to ten minutes. Beyond these the rules are extrapolated. Nobody has

@@ -54,6 +54,12 @@ def test_a_thread_that_shares_the_work_has_two_rows_or_more(rows: int, threads: 
     assert settings.training.threads == threads
 
 
+def test_where_products_take_32_rows_at_once_a_step_has_no_more() -> None:
+    given, shared = validate({"budget": {"minutes": 2.0}}), replace(facts(), shared=True)
+    assert choose_settings(given, shared)[0].reader.batch == 64
+    assert choose_settings(given, replace(shared, tiles=True))[0].reader.batch == 32
+
+
 @pytest.mark.parametrize(
     ("cores", "fastest", "tried"),
     [

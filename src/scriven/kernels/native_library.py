@@ -84,6 +84,11 @@ def multiplies_bf16() -> bool:
     return level() in BF16_LEVELS
 
 
+def multiplies_in_tiles() -> bool:
+    """Whether the loaded library makes products of bf16 in tiles of 32 rows, as AMX does."""
+    return level() == "amx"
+
+
 def levels() -> tuple[str, ...]:
     """Returns all levels that run here, from the lowest up to `level()`; empty when that is `off`."""
     lower = LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()

@@ -46,9 +46,9 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
 
     - *Workers and rows.* On a CPU there is one worker per core, up to two, or a single one if native code shares its
       work among threads. A model learns most from a pass over the text with 32 rows in all. In a given time it learns
-      most with 32 rows for each of the first two cores. Rows are halved until a pass over the text has 8 steps, and
-      workers are reduced with them. Without `reader.pack`, documents shorter than a chunk are read in proportionally
-      more rows, if there are enough documents.
+      most with 32 rows for each of the first two cores, but with 32 in all if products take as many at once (AMX).
+      Rows are halved until a pass over the text has 8 steps, and workers are reduced with them. Without `reader.pack`,
+      documents shorter than a chunk are read in proportionally more rows, if there are enough documents.
     - *Threads* affect the last bits of torch's products. So their number is one machine's cores divided by the groups,
       which does not depend on the number of workers or machines. Native code gives the same bits with any number: it
       gets as many as were measured to be fastest, with two rows each or more.
@@ -146,7 +146,8 @@ def _choose_workers_and_rows(
     """Returns the numbers of workers, of groups, and of rows over all workers."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
     workers = _usual_workers(given, workload)
-    rows = ROWS_PER_WORKER * max(1, max(workers, _few_cores(given, workload) if workload.shared else 1) // members)
+    sharing = _few_cores(given, workload) if workload.shared and not workload.tiles else 1
+    rows = ROWS_PER_WORKER * max(1, max(workers, sharing) // members)
     rows = rows if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
     length = chunk_length(given, workload)
     rows = 1 << round(math.log2(rows * given.reader.length / length)) if workload.documents else rows

@@ -11,6 +11,7 @@ import torch
 from scriven.batches import epoch_reads
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
+from scriven.kernels import native_library
 from scriven.model import CharLM, choose_backend, choose_device, choose_precision
 from scriven.model.backends import has_native_code, tune_cpu
 from scriven.runtime import available_cores
@@ -39,6 +40,7 @@ class Workload:
     own_cores: int = 0  # of the first worker's machine; 0: all cores are there
     shared: bool = False  # whether native code shares one worker's work among threads; `speed` was measured so
     fastest_threads: int = 0  # that share it, if that was measured; 0: one for each core
+    tiles: bool = False  # whether products take 32 rows at once, so that more are hardly faster: with AMX
 
     @property
     def machine_threads(self) -> int:
@@ -99,6 +101,7 @@ def describe_workload(
         own_cores=cores,
         shared=shared,
         fastest_threads=threads,
+        tiles=shared and precision == "bf16" and native_library.multiplies_in_tiles(),
     )
 
 
