@@ -51,12 +51,13 @@ template <class F> struct Gradient {
     }
 
     // Factors: a panel's groups of rows and some groups of columns, (groups of columns, DEPTH, GROUP, GROUP), as right factors,
-    // or turned, as left ones. Adds the columns' own sums to `sums` where it is given.
+    // or turned, as left ones. Adds the columns' own sums to `sums` where it is given, for WIDTH groups at most.
     void pack(const Rows<F> &from, int64_t panel, Range groups, Number *to, bool turned, float *sums = nullptr) const {
+        const int64_t begin = groups.begin * GROUP, end = groups.end * GROUP;
         alignas(64) Number block[SQUARE];
         alignas(64) float totals[WIDTH * GROUP] = {};
         for (int64_t k = 0; k < depth_of(panel); ++k) {
-            const int64_t row = (panel * DEPTH + k) * GROUP, begin = groups.begin * GROUP, end = groups.end * GROUP;
+            const int64_t row = (panel * DEPTH + k) * GROUP;
             Number *own = to + k * SQUARE;
             for (int64_t column = begin; column < end; column += GROUP, own += PART) {
                 for (int64_t i = 0; i < GROUP; ++i)
@@ -67,10 +68,9 @@ template <class F> struct Gradient {
                 if (turned) F::turn(block, own);
             }
         }
-        for (int64_t n = groups.begin; sums && n < groups.end; ++n) {
-            const int64_t there = from.columns - n * GROUP;
-            const Values total = F::load(totals + (n - groups.begin) * GROUP);
-            F::store(sums + n * GROUP, F::load(sums + n * GROUP, there) + total, there);
+        for (int64_t column = begin; sums && column < end; column += GROUP) {
+            const int64_t there = from.columns - column;
+            F::store(sums + column, F::load(sums + column, there) + F::load(totals + (column - begin)), there);
         }
     }
 

@@ -1,8 +1,8 @@
 // All steps of a recurrent layer, forwards and backwards, in any number format, with sums and states in fp32.
 //
 // The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by
-// one product, or in a table with a row a symbol. A team of threads shares the rows, where there are enough of them and a
-// product takes as few as there are, and goes through all steps without waiting. Otherwise it shares the groups
+// one product, or in a table with a row a symbol. A team of threads shares the rows, where there are enough of them for
+// each, in tiles whole groups and as many, and goes through all steps without waiting. Otherwise it shares the groups
 // of cells, so that each keeps its part of the packed weights in its own cache; they meet after every step then, since
 // a product needs the whole state. 64 rows are worked on at a time, so that what they need stays in the cache as well.
 // The cells of one group are computed during or after the products of the next one.
@@ -259,8 +259,8 @@ template <class F> Range share_of_rows(const Member &member, int64_t rows) {
 // and one of what goes from step to step; of these, one for each member that has rows of its own, or one for all.
 template <class F, class Pass, class Call> Status pass_over(const Call *call, Shape shape) {
     const int64_t groups = shape.groups(), parts = Pass::parts_of(shape);
-    const int64_t threads = call->threads, all_groups = groups_of(shape.rows);
-    const bool by_rows = threads > 1 && (F::tiles ? all_groups % threads == 0 : shape.rows >= FEWEST * threads);
+    const int64_t threads = call->threads, row_groups = groups_of(shape.rows);
+    const bool by_rows = threads > 1 && (F::tiles ? row_groups % threads == 0 : shape.rows >= FEWEST * threads);
     const int64_t members = by_rows ? threads : smaller_of(threads, groups), sets = by_rows ? members : 1;
     const int64_t each_left = 2 * ROWS / GROUP * parts * SQUARE, each_carry = ROWS * groups * GROUP;
     const int64_t each_sums = 2 * Pass::products * SQUARE;
