@@ -39,8 +39,9 @@ from 50 KB to 17 MB and budgets from half a minute to ten minutes. Beyond these 
 trained for eight hours on 10 GB to fit them. Texts with documents, such as lists of names, have more rows if their
 documents are shorter than 64 characters.
 
-Each table is for one measured speed, on two cores that share the work, without a start. A cell has the width (always
-two layers of LSTM), "2 x" for two members, the passes, and the rows if they are not 64 and the dropout if there is any.
+Each table is for one measured speed, on two cores that share the work, without AMX and without a start. A cell has the
+width (always two layers of LSTM), "2 x" for two members, the passes, and the rows if they are not 64 and the dropout if
+there is any.
 """
 
 

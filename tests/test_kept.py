@@ -49,7 +49,7 @@ def test_the_training_of_a_kept_run_is_continued(run: str, folder: Path, command
     resume = ["train", "--resume", "-o", run, "--steps", "8", "--quiet"]
     if not bf16_speedup():
         refused = command(*resume)
-        assert refused.code == 2 and "use --precision fp32, also to resume a training" in refused.err
+        assert refused.code == 2 and "use fp32 (--precision fp32), also to resume a training" in refused.err
         resume += ["--precision", "fp32"]
     done = command(*resume)
     assert done.code == 0, done.err

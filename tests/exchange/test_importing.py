@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import struct
 import sys
@@ -183,6 +184,7 @@ def test_a_damaged_file_of_keras_ends_in_a_sentence(tmp_path: Path) -> None:
     [
         (formats.READ, "reading it does not end within 3 s"),
         ("import os; os.abort()", "reading it ends by signal 6"),
+        ("raise SystemExit(1)", "reading it ends with code 1"),
     ],
 )
 def test_a_file_with_which_hdf5_never_ends_or_crashes_is_damaged(
@@ -193,6 +195,31 @@ def test_a_file_with_which_hdf5_never_ends_or_crashes_is_damaged(
     monkeypatch.setattr(formats, "READ_SECONDS", 3)
     with pytest.raises(InputError, match=said):
         read_foreign(Path(__file__).with_name("endless.h5"))
+
+
+def test_a_whole_file_is_read_where_no_signal_ends_a_process_after_its_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Windows has no such signal."""
+    monkeypatch.setattr(formats, "OUT_OF_TIME", None)
+    torch.save(Plain("LSTM", onehot=False).state_dict(), tmp_path / "m.pt")
+    assert read_foreign(tmp_path / "m.pt").cell == "lstm"
+
+
+class TooLargeToCopy:
+    """A model whose copy does not fit into the memory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise MemoryError
+
+
+def test_a_model_that_fits_into_the_memory_only_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights may be one number that is repeated: a file of 2 KB."""
+    monkeypatch.setattr(formats, "_limit", lambda *_: None)
+    monkeypatch.setattr(formats, "read_file", lambda *_: TooLargeToCopy())
+    refused = pickle.loads(formats.read_limited("m.pt", "tanh", "30", "1000000"))
+    assert isinstance(refused, InputError)
+    assert "of memory; save the weights alone" in str(refused)
 
 
 # --- torch

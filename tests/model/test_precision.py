@@ -197,7 +197,7 @@ def test_native_code_that_nobody_timed_is_measured(
 
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, 0.1, 0.0))
-    with pytest.raises(UsageError, match="use --precision fp32"):
+    with pytest.raises(UsageError, match="use fp32"):
         precision.choose_precision("bf16", CPU)
 
 

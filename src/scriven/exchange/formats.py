@@ -33,7 +33,7 @@ KERAS, TORCH, TORCH_RNN = (".keras", ".h5", ".hdf5"), (".pt", ".pth", ".safetens
 READ = "import sys, scriven.exchange.formats as f; sys.stdout.buffer.write(f.read_limited(*sys.argv[1:]))"
 READ_SECONDS, READ_BYTES_PER_SECOND = 30, 10_000_000  # of the processor
 READ_WAIT = 20  # times as long by the clock, at most, for a machine that is busy
-OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)  # ends a process after its time
+OUT_OF_TIME = getattr(signal, "SIGXCPU", None)  # ends a process after its time; Windows has no such signal
 READ_BYTES = 1 << 30  # of memory, besides MOST_UNPACKED times the file's: torch alone takes 0.2 GB
 
 
@@ -170,13 +170,14 @@ def _read_apart(path: Path, activation: str) -> ForeignModel:
     words = [*program, str(path), activation, str(seconds), str(most)]
     try:
         done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, timeout=READ_WAIT * seconds, check=False)
-        endless = done.returncode == -OUT_OF_TIME
+        endless = OUT_OF_TIME is not None and done.returncode == -OUT_OF_TIME
     except subprocess.TimeoutExpired:
         endless = True
     if endless:
         raise InputError(f"{path} is damaged: reading it does not end within {seconds} s; save it again")
-    if done.returncode < 0:
-        raise InputError(f"{path} is damaged: reading it ends by signal {-done.returncode}; save it again")
+    if done.returncode:
+        end = f"by signal {-done.returncode}" if done.returncode < 0 else f"with code {done.returncode}"
+        raise InputError(f"{path} is damaged: reading it ends {end}; save it again")
     found = pickle.loads(done.stdout)
     if isinstance(found, Exception):
         raise found
@@ -190,9 +191,9 @@ def read_limited(path: str, activation: str, seconds: str, most: str) -> bytes:
     First limits the time and the memory of this process.
     """
     _limit(int(seconds), int(most))
-    found: ForeignModel | Exception
+    found: Exception
     try:
-        found = read_file(Path(path), activation)
+        return pickle.dumps(read_file(Path(path), activation))  # which copies the model's arrays
     except RecursionError:
         found = InputError(f"{path} is damaged: its values are nested in one another without end; save it again")
     except Exception as error:

@@ -64,7 +64,7 @@ def choose_precision(name: str, device: torch.device, cell: str = "lstm", *, nat
     """
     own = cell in CELLS
     if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if own else CELLS[0], again=False):
-        raise UsageError("bf16 does not work on this processor; use --precision fp32, also to resume a training")
+        raise UsageError("bf16 does not work on this processor; use fp32 (--precision fp32), also to resume a training")
     if name != "auto":
         return name
     if device.type == "cuda":

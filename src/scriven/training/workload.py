@@ -20,7 +20,8 @@ from scriven.settings_values import merge_settings, validate
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_LENGTH, REFERENCE_VOCABULARY = 64, 100
-ROWS_PER_THREAD, FEWEST_ROWS, MOST_ROWS = 16, 32, 64  # of the measurement; a time budget has no more than the last
+# Rows of the measurement. A time budget has no more than the last, and with products in tiles no more than the fewest.
+ROWS_PER_THREAD, FEWEST_ROWS, MOST_ROWS = 16, 32, 64
 CLEARLY = 1.1  # times as fast
 START_SECONDS = 4.0  # from the choice of settings to the first step, with the start of other workers
 
@@ -40,7 +41,7 @@ class Workload:
     own_cores: int = 0  # of the first worker's machine; 0: all cores are there
     shared: bool = False  # whether native code shares one worker's work among threads; `speed` was measured so
     fastest_threads: int = 0  # that share it, if that was measured; 0: one for each core
-    tiles: bool = False  # whether products take 32 rows at once, so that more are hardly faster: with AMX
+    tiles: bool = False  # whether products take 32 rows at once, as AMX's do; see `choose_settings` on rows
 
     @property
     def machine_threads(self) -> int:
@@ -101,7 +102,7 @@ def describe_workload(
         own_cores=cores,
         shared=shared,
         fastest_threads=threads,
-        tiles=shared and precision == "bf16" and native_library.multiplies_in_tiles(),
+        tiles=shared and _in_tiles(device, precision),
     )
 
 
@@ -145,6 +146,11 @@ def choose_threads(device: torch.device, precision: str, cell: str, cores: int) 
     return threads, speed
 
 
+def _in_tiles(device: torch.device, precision: str) -> bool:
+    """Whether native code makes its products in tiles of 32 rows."""
+    return device.type == "cpu" and precision == "bf16" and native_library.multiplies_in_tiles()
+
+
 def measure_speed(device: torch.device, precision: str, cell: str, threads: int = 1) -> float:
     """Measures the training speed in characters/s of the reference model with this cell, on `threads` threads.
 
@@ -153,7 +159,8 @@ def measure_speed(device: torch.device, precision: str, cell: str, threads: int 
     with torch.random.fork_rng(devices=[]):
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     backend = choose_backend(model.settings, device, precision, learns=True)
-    rows = min(MOST_ROWS, max(FEWEST_ROWS, ROWS_PER_THREAD * threads))
+    rows = min(MOST_ROWS, ROWS_PER_THREAD * threads)
+    rows = FEWEST_ROWS if _in_tiles(device, precision) else max(FEWEST_ROWS, rows)
     ids = torch.zeros(REFERENCE_LENGTH, rows, dtype=torch.int64, device=device)
     seconds = []
     with tune_cpu(threads):

@@ -75,8 +75,8 @@ template <class F> struct Gradient {
     }
 
     // The rows of out for some groups of dy's columns. `xs` are x's packed factors, panel after panel, those of the next one
-    // fetched meanwhile; `dys` and `sums` are this member's own. Tiles make the sums turned: x has fewer columns than dy, so
-    // that less is turned.
+    // fetched meanwhile; `dys` and `sums` are this member's own. Tiles make the sums turned: x mostly has fewer columns than
+    // dy, so that less is turned.
     void columns_of_dy(Range groups, const Number *xs, Number *dys, float *sums) const {
         const int64_t height = groups.end - groups.begin;
         for (int64_t panel = 0; panel < panels(); ++panel) {
