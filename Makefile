@@ -25,7 +25,9 @@ ALL_CORES = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint pytest
 
+# In a new checkout one process reads all tests first, else each would compile them.
 pytest: .venv/.dev
+	[ -d tests/__pycache__ ] || $(BIN)/python -m pytest --collect-only -qq > /dev/null
 	$(BIN)/python -m pytest $(ALL_CORES)
 
 # Checks that take too long for every change: tests marked so; all tests of what computes at every level of kernels that

@@ -1,6 +1,7 @@
 """Starts Python programs for tests by a fork of a process that has imported torch: importing it takes seconds.
 
-These are `python -m scriven ...`, torchrun, what torchrun starts, and what a test begins with the words of PYTHON.
+These are `python -m scriven ...`, torchrun, what torchrun starts, the process in which `scriven import` reads a file,
+and what a test begins with the words of PYTHON.
 Each such process is otherwise as new: its arguments, folder, environment, standard streams and signals are those asked
 for, and nothing was computed before; but it computes in one thread (see `take_one_core`). It has a process to fork from
 in its turn, so that its own workers begin alike. How a process begins is tested in test_wheel.py, test_docs.py and
@@ -34,6 +35,7 @@ from scriven.model.backends import tune_cpu
 
 PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an interpreter takes any -X
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone
+READING = [sys.executable, "-P", "-c"]  # how scriven.exchange.formats begins a process that reads a file
 SERVER = """
 import gc
 import scriven.cli.train, scriven.cli.sample, scriven.trained_model, scriven.training.start
@@ -69,7 +71,8 @@ def install(patch: pytest.MonkeyPatch, server: int | None = None) -> None:
         words = [*map(os.fspath, asked["args"])] if isinstance(asked["args"], (list, tuple)) else []
         program = _program(words) if os.getpid() == owner else None
         environment = dict(os.environ if asked["env"] is None else asked["env"])
-        if program is None or any(asked[name] for name in OTHERS) or not _begins_alike(environment):
+        own_path = words[: len(READING)] == READING  # it is given the sys.path of this process, which a fork has
+        if program is None or any(asked[name] for name in OTHERS) or not _begins_alike(environment, own_path):
             new(self, *arguments)
             return
         request = program | {
@@ -104,6 +107,8 @@ def _program(words: list[str]) -> dict[str, Any] | None:
     if words[:3] == ["ip", "netns", "exec"]:
         network, words = words[3], words[4:]
     asked = words[: len(PYTHON)] == PYTHON
+    if words[: len(READING)] == READING:
+        asked, words = True, [*PYTHON, *words[2:]]
     words = words[len(PYTHON) if asked else 1 :] if asked or words[:1] == [sys.executable] else []
     unbuffered = words[:1] == ["-u"]
     kind, *rest = words[unbuffered:] or [""]
@@ -202,10 +207,14 @@ def _check(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _begins_alike(environment: Mapping[str, str]) -> bool:
-    """Whether torch would begin in this environment as in this process's own, but for the number of its threads."""
+def _begins_alike(environment: Mapping[str, str], own_path: bool) -> bool:
+    """Whether torch would begin in this environment as in this process's own, but for the number of its threads.
+
+    With `own_path` it does not matter where the environment says that Python finds modules.
+    """
+    besides = {THREADS, "PYTHONPATH"} if own_path else {THREADS}
     mine, theirs = (
-        {name: value for name, value in each.items() if name.startswith(EARLY) and name != THREADS}
+        {name: value for name, value in each.items() if name.startswith(EARLY) and name not in besides}
         for each in (os.environ, environment)
     )
     threads = environment.get(THREADS, "" if THREADS in os.environ else "1")

@@ -23,6 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fork_server
 from conftest import Command
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.exchange import formats, keras_file
@@ -725,6 +726,7 @@ def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path, ending: str) -> No
 
 def test_a_module_in_this_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python imports from the folder that a command given by -c is started in."""
+    monkeypatch.setattr(fork_server, "READING", [None])  # so that a new Python is started, which a fork is not
     torch.save(Plain("LSTM", onehot=False).state_dict(), tmp_path / "m.pt")
     (tmp_path / "torch.py").write_text("print('trapped')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
