@@ -44,8 +44,8 @@ NAVAJO = (
 # What stands in place of what is written, as in typed_commands.py.
 PYTHON_BUDGET = re.compile(r"\b(?:minutes|epochs|steps|characters)=[\d.]+")
 PYTHON_SMALL = (
-    'steps=4, settings={"model": {"width": 16}, "reader": {"batch": 4, "length": 16},'
-    ' "training": {"workers": 1, "threads": 1}}'
+    'steps=4, settings={"model": {"width": 16}, "reader": {"batch": 4, "length": 16}, "monitor": {"sample_length": 10},'
+    ' "training": {"workers": 1, "threads": 1, "evaluations": 1, "evaluation_characters": 500}}'
 )
 
 
