@@ -62,7 +62,8 @@ fuzz: .venv/.dev
 
 # Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. It has the
 # portable library and the highest that runs here, or with EVERY=yes all; that of AMX, whose tiles are emulated, does with
-# AVX-512 and bf16. The tests of native_library are left out, as they build libraries of their own.
+# AVX-512 and bf16. The tests of native_library are left out, as they build libraries of their own. Without EVERY=yes, of
+# tests with several parameters only so many cases run that each two values are tried together: others read and write alike.
 RUN_HERE = from scriven.kernels import native_library as l; \
 	names = [name for name, (_, needs) in l.VARIANTS.items() if needs - {'amx'} <= l.features()]; \
 	print(*names[0 if '$(EVERY)' else -1:])
@@ -72,7 +73,7 @@ SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize --only $$($(BIN)/python -c "$(RUN_HERE)")
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
-	$(SANITIZED) $(BIN)/python -m pytest $(ALL_CORES) tests/kernels/test_kernels_[!n]*.py
+	$(SANITIZED) $(BIN)/python -m pytest $(ALL_CORES) $(if $(EVERY),,--memory) tests/kernels/test_kernels_[!n]*.py
 
 # Runs the kernels' own check with a sanitizer that stops at data races between threads: of the portable library and of the
 # highest that runs here. Needs g++.

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make thorough` asks for beyond `make test`."""
     parser.addoption("--shift-seeds", type=int, default=0, help="add this to the seeds that tests set")
     parser.addoption("--thorough", action="store_true", help="try every case of tests that try a part of theirs")
+    parser.addoption("--memory", action="store_true", help="leave out cases that use memory as others do")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,6 +60,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests that are marked `thorough`, and most cases of tests with a `variant` or a `level` of kernels.
+
+    With --memory also those without native code, and cases of which each two values are tried in others.
 
     Variants share their text and differ in instructions: three cases of each (first, middle, last) tell them apart. Of
     the best one all cases stay.
@@ -75,8 +79,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         id(item) for group in cases.values() for item in _spread(group)
     }
     left_out |= set(map(id, thorough))
+    if config.getoption("--memory"):
+        left_out |= {id(item) for (_, kernels), group in cases.items() if kernels == "off" for item in group}
+        left_out |= _beyond_pairs([item for item in items if id(item) not in left_out])
     config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
     items[:] = [item for item in items if id(item) not in left_out]
+
+
+def _beyond_pairs(items: list[pytest.Item]) -> set[int]:
+    """The cases of tests whose values were tried in other cases, each two of them together. The order is mixed."""
+    beyond, met = set[int](), set[object]()
+    for item in sorted(items, key=lambda item: crc32(item.nodeid.encode())):
+        case = getattr(item, "callspec", None)
+        values = [("", ""), *sorted((name, repr(value)) for name, value in case.params.items())] if case else []
+        pairs = {(item.nodeid.partition("[")[0], *pair) for pair in itertools.combinations(values, 2)}
+        if pairs and pairs <= met:
+            beyond.add(id(item))
+        met |= pairs
+    return beyond
 
 
 def _spread(group: list[pytest.Item]) -> list[pytest.Item]:

@@ -111,7 +111,7 @@ def test_what_is_encoded_can_be_decoded(symbols: int, count: int, seed: int, pre
 
 @pytest.mark.parametrize("cut", [1, 7, 1000])
 def test_pieces_of_any_size_give_the_same_bits(cut: int) -> None:
-    ids = bytes_of(TEXT)
+    ids = bytes_of(TEXT)[:3500]
     with mixer_of() as whole, mixer_of() as pieces, mixer_of() as coder, mixer_of() as decoder:
         found = [pieces.read(ids[begin : begin + cut]) for begin in range(0, ids.size, cut)]
         assert np.concatenate(found).tobytes() == whole.read(ids).tobytes()

@@ -192,7 +192,7 @@ def test_pieces_give_the_same_as_the_whole_and_may_be_ended(variant: str) -> Non
     assert len(ids) > places  # more than one piece
     whole = index.match(ids)
     with pytest.MonkeyPatch.context() as patch:
-        for at_once in (1, 100, 1 << 20):
+        for at_once in (1, 100, 1 << 20) if variant != "off" else (1,):  # numpy takes one place after the other
             patch.setattr(suffixes, "PLACES_AT_ONCE", at_once)
             found = index.match(ids)
             assert found.lengths.tolist() == whole.lengths.tolist()

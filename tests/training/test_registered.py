@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "model": {"width": 16, "layers": 2, "cell": "hand-lstm"},
     "reader": {"batch": 4, "length": 16},
     "training": {"workers": 1, "threads": 1, "optimizer": "lion", "precision": "fp32"},
-    "monitor": {"every_steps": 2},
+    "monitor": {"every_steps": 2, "sample_length": 20},
 }
 
 

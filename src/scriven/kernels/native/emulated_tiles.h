@@ -45,12 +45,15 @@ inline void emulate_bf16(int sums, int left, int right) {
 
 // sums += left right, of four signed bytes a place.
 inline void emulate_int8(int sums, int left, int right) {
-    for (int row = 0; row < 16; ++row)
+    for (int row = 0; row < 16; ++row) {
+        Words sum = emulated_tiles[sums][row];
         for (int k = 0; k < 16; ++k) {
             const Words x = emulated_word(left, row, k), w = emulated_tiles[right][k];
             for (int above = 0; above < 32; above += 8)  // bits above a byte
-                emulated_tiles[sums][row] += (Words)(((Ints)(x << above) >> 24) * ((Ints)(w << above) >> 24));
+                sum += (Words)(((Ints)(x << above) >> 24) * ((Ints)(w << above) >> 24));
         }
+        emulated_tiles[sums][row] = sum;
+    }
 }
 
 }  // namespace
