@@ -1,12 +1,13 @@
 """Measures the memory of building a corpus, training on it and counting it, for a text and huge ones, under a limit.
 
-    python benchmarks/memory.py TEXT --scratch FOLDER [--gigabytes 8] [--workers 1 2] [--times 3]
+    python benchmarks/memory.py TEXT --scratch FOLDER [--gigabytes 8] [--workers 1 2] [--times 3] [--network-only]
 
 TEXT (also .xz) is written into a temporary folder in --scratch, once as it is, and once for each of --gigabytes,
 repeated until it has that size. In each repetition a twentieth of the letters, chosen anew, change places, so the
 number of different n-grams grows with the text. `scriven corpus build` builds all texts into corpora there,
-`scriven train` trains on them for --steps or --minutes, and `scriven train --model.kind counts` counts them. It also
-trains on the small text without a built corpus, as a user's first command does.
+`scriven train` trains on them for --steps or --minutes, and `scriven train --model.kind counts` counts them, which
+takes an hour for 8 GB; --network-only leaves it out. It also trains on the small text without a built corpus, as a
+user's first command does.
 
 What counts is anonymous memory (RssAnon), summed over a command's processes and sampled every 20 ms. Beside it stands
 the sum of its processes' VmHWM: the most that each had, libraries and all, pages that they share counted twice. Pages
@@ -140,7 +141,8 @@ def measure_all(asked: Namespace, folder: Path, limit: Limit) -> list[dict[str, 
         for workers, number in itertools.product(asked.workers, range(asked.times)):
             run = folder / f"{name}-{workers}-{number}"
             measure("train", text, workers, train_command(text, workers, asked, run))
-        measure("count", text, 1, count_command(text, folder / f"{name}-counts"))
+        if not asked.network_only:
+            measure("count", text, 1, count_command(text, folder / f"{name}-counts"))
     small = folder / "small.txt"
     for workers, number in itertools.product(asked.workers, range(asked.times)):
         new = f"first-{workers}-{number}"
@@ -188,6 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--minutes", type=float, default=0, help="of a training, instead of --steps")
     parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--network-only", action="store_true", help="leave out models of counts alone")
     parser.add_argument("--limit", type=float, default=1.5, help="gigabytes for all processes of a command together")
     asked = parser.parse_args()
     asked.scratch.mkdir(parents=True, exist_ok=True)
