@@ -1,6 +1,7 @@
 """Makes small starts in a folder of their own, for tests: SCRIVEN_STARTS names it."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,16 @@ def use_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_start(
     folder: Path, text: str, name: str = "tiny", model: ModelSettings = MODEL, without: Sequence[str] = ()
 ) -> starts.Start:
-    """Trains a start on a text for a second and writes it."""
+    """Trains a start on a text for a second and writes it; a process trains each one once."""
+    vocabulary, weights = _trained(text, model.model_dump_json(), tuple(without))
+    return write_start(folder / name, model, vocabulary, weights, characters=len(text))
+
+
+@cache
+def _trained(text: str, settings: str, without: Sequence[str]) -> tuple[Vocabulary, dict[str, torch.Tensor]]:
     vocabulary = Vocabulary.of("".join(sorted(set(text) - set(without))))
     torch.manual_seed(1)
-    lm = CharLM(model, vocabulary.size)
+    lm = CharLM(ModelSettings.model_validate_json(settings), vocabulary.size)
     ids = torch.from_numpy(vocabulary.clamp(vocabulary.encode(text)))
     optimizer = torch.optim.Adam(lm.parameters(), 0.02)
     for _ in range(STEPS):
@@ -41,8 +48,7 @@ def make_start(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    weights = {each: value.bfloat16() for each, value in lm.state_dict().items()}
-    return write_start(folder / name, model, vocabulary, weights, characters=len(text))
+    return vocabulary, {each: value.bfloat16() for each, value in lm.state_dict().items()}
 
 
 def write_start(
