@@ -67,11 +67,12 @@ def predictions(seed: int, symbols: int, count: int) -> Frequencies:
 
 @at_each_variant
 def test_all_levels_give_the_same_bits(variant: str) -> None:
+    ids = bytes_of(TEXT)[:3500]
     with kernels_of(VARIANTS[0]):
-        expected, bytes_expected = read(bytes_of(TEXT)), encode(bytes_of(TEXT))
+        expected, bytes_expected = read(ids), encode(ids)
     with kernels_of(variant):
-        assert read(bytes_of(TEXT)).tobytes() == expected.tobytes()
-        assert encode(bytes_of(TEXT)) == bytes_expected
+        assert read(ids).tobytes() == expected.tobytes()
+        assert encode(ids) == bytes_expected
 
 
 def encode(ids: Ids, symbols: int = 256, frequencies: Frequencies | None = None) -> bytes:
@@ -240,7 +241,7 @@ def frequencies_for(mixer: ContextMixer, count: int, others: int) -> list[Freque
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_a_distribution_is_what_reading_each_symbol_costs_and_changes_nothing(symbols: int, others: int) -> None:
     random = np.random.default_rng(1)
-    ids = random.integers(0, symbols, 400) % random.integers(1, symbols + 1, 400)
+    ids = random.integers(0, symbols, 150) % random.integers(1, symbols + 1, 150)
     with mixer_of(symbols) as mixer, mixer_of(symbols) as untouched:
         for each in (mixer, untouched):
             each.read(ids, *frequencies_for(mixer, len(ids), others))

@@ -43,12 +43,13 @@ inline void emulate_bf16(int sums, int left, int right) {
     }
 }
 
-// sums += left right, of four signed bytes a place.
-inline void emulate_int8(int sums, int left, int right) {
+// sums += left right, of four signed bytes a place. Sanitizers leave it out, for whom it was most of the work: its
+// places are fixed, and vectors do not overflow.
+__attribute__((no_sanitize("address", "undefined"))) inline void emulate_int8(int sums, int left, int right) {
     for (int row = 0; row < 16; ++row) {
         Words sum = emulated_tiles[sums][row];
         for (int k = 0; k < 16; ++k) {
-            const Words x = emulated_word(left, row, k), w = emulated_tiles[right][k];
+            const Words x = emulated_tiles[left][row][k] + Words{}, w = emulated_tiles[right][k];
             for (int above = 0; above < 32; above += 8)  // bits above a byte
                 sum += (Words)(((Ints)(x << above) >> 24) * ((Ints)(w << above) >> 24));
         }
