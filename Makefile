@@ -62,8 +62,8 @@ fuzz: .venv/.dev
 
 # Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. It has the
 # portable library and the highest that runs here, or with EVERY=yes all; that of AMX, whose tiles are emulated, does with
-# AVX-512 and bf16. The tests of native_library are left out, as they build libraries of their own. Without EVERY=yes, of
-# tests with several parameters only so many cases run that each two values are tried together: others read and write alike.
+# AVX-512 and bf16. The tests of native_library are left out, as they build libraries of their own. Without EVERY=yes,
+# tests with several parameters run only in as many cases as try each two values together: others use memory alike.
 RUN_HERE = from scriven.kernels import native_library as l; \
 	names = [name for name, (_, needs) in l.VARIANTS.items() if needs - {'amx'} <= l.features()]; \
 	print(*names[0 if '$(EVERY)' else -1:])

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make thorough` asks for beyond `make test`."""
     parser.addoption("--shift-seeds", type=int, default=0, help="add this to the seeds that tests set")
     parser.addoption("--thorough", action="store_true", help="try every case of tests that try a part of theirs")
-    parser.addoption("--memory", action="store_true", help="leave out cases that use memory as others do")
+    parser.addoption("--memory", action="store_true", help="leave out cases that read and write memory as others do")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,7 +61,8 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests that are marked `thorough`, and most cases of tests with a `variant` or a `level` of kernels.
 
-    With --memory also those without native code, and cases of which each two values are tried in others.
+    With --memory, cases without native code are left out, too, and so is a case if each two of its values are tried
+    together in other cases.
 
     Variants share their text and differ in instructions: three cases of each (first, middle, last) tell them apart. Of
     the best one all cases stay.
@@ -87,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _beyond_pairs(items: list[pytest.Item]) -> set[int]:
-    """The cases of tests whose values were tried in other cases, each two of them together. The order is mixed."""
+    """The cases of which each two values are tried together in cases before them, in a mixed order."""
     beyond, met = set[int](), set[object]()
     for item in sorted(items, key=lambda item: crc32(item.nodeid.encode())):
         case = getattr(item, "callspec", None)
