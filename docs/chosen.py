@@ -17,22 +17,22 @@ SPEEDS = {
 HELD_OUT = 10  # one character of so many is for validation
 HEAD = """# What `--minutes` chooses
 
-Made by `make docs` from `choose_settings` in `scriven.training.auto_settings`, whose docstring has the rules; do not
-edit.
+<!-- Made by `make docs` from `choose_settings` in `scriven.training.auto_settings`, whose docstring has the rules; do
+not edit. -->
 
 You say how long to train. Scriven measures for a third of a second how fast this computer trains a small model (LSTM
-2x192, 32 rows of 64 characters), looks at the size of the text, and chooses the rest. What you set by hand stays, and
-the rest is chosen around it. `scriven train --verbose` shows what was chosen, and `settings.toml` in the run's folder
-keeps it.
+2x192, with 32 rows of 64 characters: 32 places of a text, read at once), looks at the size of the text, and chooses
+the rest. What you set by hand stays, and the rest is chosen around it. `scriven train --verbose` shows what was
+chosen, and `settings.toml` in the run's folder keeps it.
 
 - **Width.** It grows with the fourth root of what the small model could read in the time, so that the size of the model
   and the number of characters that it reads grow at the same rate, and at most with the square root of the text's size.
-- **Passes.** How often the text is read then, about; a fraction is a part of it, read once.
+- **Passes.** How often the text is read then, about; less than 100 % is a part of it, read once.
 - **Members.** A text that one model would read more than about nine times is read by two of that width, which are
   averaged: see [members.md](members.md). Each reads it half as often. A model whose width you give stays one.
 - **Dropout** begins where a text is read more than about eight times, with 0.1 for each doubling, at most 0.5.
 - **Rows** are 32 for each of the first two cores, 32 in all with AMX (which multiplies as many at once) and for two
-  members, and fewer for a text that would have less than eight steps a pass.
+  members, and fewer for a text that would have fewer than eight steps a pass.
 
 What these rules rest on is in [experiments.md](experiments.md): which width, which dropout, and how many rows, on texts
 from 50 KB to 17 MB and budgets from half a minute to ten minutes. Beyond these the rules are extrapolated. Nobody has

@@ -166,7 +166,7 @@ def check_native() -> None:
 def _check_head(archive: bytes) -> tuple[bool, int, int]:
     """Returns whether there is a network, memory bits and symbols. Raises InputError for what is no sound archive."""
     if archive[: len(MAGIC)] != MAGIC[: len(archive)] or not archive:
-        raise InputError("this is not an archive of scriven compress")
+        raise InputError("this is not an archive of scriven compress; give a file that it made, which ends in .scriven")
     if len(archive) < HEAD.size + TAIL_BYTES:
         raise InputError(f"the archive is cut short: it has only {len(archive)} bytes; restore it from a copy")
     _, version, partner, bits, symbols = HEAD.unpack(archive[: HEAD.size])

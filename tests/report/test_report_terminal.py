@@ -268,6 +268,10 @@ def test_speed_and_time_left_come_from_the_events_clocks() -> None:
     pace.note(make_started())
     assert pace.left == 300
     assert math.isnan(pace.speed)
+    pace.note(make_stepped(1, 4, 0.25))
+    assert pace.left == pytest.approx(300 * 3 / 4)  # one step says how much is done, not how fast
+    pace = Throughput()
+    pace.note(make_started())
     for step in range(1, 51):
         pace.note(make_stepped(step, 100, step / 4))
     assert pace.speed == pytest.approx(128 * 4)

@@ -119,7 +119,7 @@ def job(seconds: float, minutes: float) -> WorkerJob:
 
 
 def test_a_budget_that_was_too_short_gets_the_command_that_goes_on(run: Run) -> None:
-    (note,) = written_notes(0.714, 0.9, job(350, 2), run)
+    (note,) = written_notes(0.714, 0.9, job(350, 2), run, seconds=120)
     assert note == (
         "71 % of the words that the model writes also stand in your text. Texts of this size usually become readable "
         "after about 6 minutes on this computer; to train on until then: "
@@ -128,9 +128,14 @@ def test_a_budget_that_was_too_short_gets_the_command_that_goes_on(run: Run) -> 
 
 
 def test_it_gets_the_command_too_if_there_was_no_time_to_look_words_up(run: Run) -> None:
-    (note,) = written_notes(math.nan, 0.9, job(350, 2), run)
+    (note,) = written_notes(math.nan, 0.9, job(350, 2), run, seconds=120)
     assert note.startswith("Texts of this size usually become readable after about 6 minutes on this computer; to ")
-    assert written_notes(math.nan, 0.9, job(350, 6), run) == []
+    assert written_notes(math.nan, 0.9, job(350, 6), run, seconds=120) == []
+
+
+def test_a_training_that_took_longer_than_its_budget_gets_no_command_with_less(run: Run) -> None:
+    """A resumed run refuses a budget that it has used up."""
+    assert written_notes(math.nan, 0.9, job(110, 1), run, seconds=120) == []
 
 
 @pytest.mark.parametrize(
@@ -139,13 +144,13 @@ def test_it_gets_the_command_too_if_there_was_no_time_to_look_words_up(run: Run)
     ids=["readable", "as readable as its author", "long enough", "unknown", "no time"],
 )
 def test_other_budgets_get_no_command(share: float, readable: float, seconds: float, minutes: float, run: Run) -> None:
-    assert written_notes(share, readable, job(seconds, minutes), run) == [
+    assert written_notes(share, readable, job(seconds, minutes), run, seconds=120) == [
         f"{100 * share:.0f} % of the words that the model writes also stand in your text."
     ]
 
 
 def test_nothing_is_said_of_words_that_were_not_counted(run: Run) -> None:
-    assert written_notes(math.nan, math.nan, job(350, 2), run) == []
+    assert written_notes(math.nan, math.nan, job(350, 2), run, seconds=120) == []
     assert readable_notes(job(350, 2), math.nan) == []
     assert readable_notes(job(0, 2), 0.9) == []
 

@@ -277,6 +277,7 @@ TOKEN_SHOWN = 40  # characters of a token that a note names
 
 Row = dict[str, Any]
 Form = Literal["words", "json"]
+LABEL_WIDTH = 17  # of the names before values, at least, so that those of two lists stand in one column
 
 
 def show(rows: Iterable[Row], form: Form) -> int:
@@ -375,12 +376,14 @@ def visible_line(value: object) -> str:
 
 
 def _words(row: Row) -> str:
-    """Returns one line per value, and one per item of a list, each after its name."""
+    """Returns one line per value, and one per item of a list, each after its name. All values begin in one column."""
+    names = {name: visible_line(name.replace("_per_", "/").replace("_", " ")) for name in row}
+    width = max([LABEL_WIDTH, *map(len, names.values())])
     lines = []
     for name, value in row.items():
         for item in value if isinstance(value, list) else [value]:
             shown = f"{item:,.4f}" if isinstance(item, float) else f"{item:,}" if isinstance(item, int) else item
-            lines.append(f"{visible_line(name.replace('_per_', '/').replace('_', ' ')):17} {visible_line(shown)}\n")
+            lines.append(f"{names[name]:{width}} {visible_line(shown)}\n")
     return "".join(lines)
 
 

@@ -66,7 +66,7 @@ def compress(
     if partner and not archives.has_network(archive):
         note("the file is not UTF-8, which the network needs, so it takes no part")
     _write(target, archive, replace)
-    _show(content, archive, target, quiet, as_json)
+    _show(content, archive, target, quiet=quiet, as_json=as_json, restored=False)
 
 
 def decompress(
@@ -111,7 +111,7 @@ def decompress(
     except InputError as error:
         raise InputError(f"{'standard input' if archive == PIPE else archive}: {error}") from None
     _write(target, content, replace)
-    _show(content, packed, target, quiet, as_json)
+    _show(content, packed, target, quiet=quiet, as_json=as_json, restored=True)
 
 
 def find_network(name: str) -> ArchiveNetwork:
@@ -163,12 +163,14 @@ def _write(target: Path, data: bytes, replace: bool) -> None:
         file.write(data)
 
 
-def _show(content: bytes, archive: bytes, target: Path, quiet: bool, as_json: bool) -> None:
-    """Prints the sizes, on standard error if standard output has the file."""
+def _show(content: bytes, archive: bytes, target: Path, *, quiet: bool, as_json: bool, restored: bool) -> None:
+    """Prints the sizes of a file that was compressed or restored, on standard error if standard output has the file."""
     bits = 8 * len(archive) / max(len(content), 1)
     if as_json and target != PIPE:
         row = {"bytes": len(content), "archive_bytes": len(archive), "bits_per_byte": bits, "file": str(target)}
         put_json(row)
     elif not quiet:
-        sizes = f"{len(content):,} bytes in an archive of {len(archive):,}, {bits:.3f} bits per byte"
+        whole, packed = f"{len(content):,} bytes", f"an archive of {len(archive):,}"
+        sizes = f"restored {whole} from {packed}" if restored else f"{whole} in {packed}"
+        sizes += f", {bits:.3f} bits per byte" if content and not restored else ""
         (sys.stderr if target == PIPE else sys.stdout).write(f"{sizes}: {visible_line(target)}\n")

@@ -70,6 +70,7 @@ def _show_run(name: str, layers: bool, *, as_json: bool) -> None:
     details = {name: value for name, value in row.items() if name not in {"model", "parameters"}}
     details |= {"checkpoints": [_describe(checkpoint, row["unit"]) for checkpoint in row["checkpoints"]]}
     details |= {"chosen": ", ".join(row["chosen"])} if row.get("chosen") else {}
+    details |= {"counts": f"{row['counts']['bytes']:,} bytes"} if isinstance(row.get("counts"), dict) else {}
     details |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
     details |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if "layers" in row else {}
     sys.stdout.write("\n")

@@ -80,7 +80,7 @@ def proofread(
     note_slowness(model)
     choices = {"invalid": invalid, "encoding": encoding}
     total = sum(_show(model, source, choices, gain, as_json=as_json) for source in sources)
-    note(f"{total:,} suggestion{'s' * (total != 1)}")
+    note(f"{total:,} suggestion{'s' * (total != 1)}" + ("" if total else "; a smaller --gain finds more"))
 
 
 def _show(model: Model, source: TextSource, choices: dict[str, str | None], gain: float, *, as_json: bool) -> int:

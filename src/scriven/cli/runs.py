@@ -57,6 +57,15 @@ def runs(
         units |= {row["unit"]} if "unit" in row else set()
     if not as_json:
         _put_table([choose_heads(units), *table])
+        _explain_marks("".join(cell[-1:] for row in table for cell in row[-2:]))
+
+
+def _explain_marks(marks: str) -> None:
+    """Prints a note on the marks behind losses and minutes, if there are any."""
+    if "*" in marks:
+        note("* is the loss of the network alone; scriven evaluate RUN measures it mixed with the counts")
+    if "+" in marks:
+        note("+ means that the training is still running, or was stopped")
 
 
 def choose_heads(units: Set[str]) -> Sequence[str]:

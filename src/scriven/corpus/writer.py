@@ -302,7 +302,10 @@ class _Assembly:
         if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
             yield f"{zeros:,} of the characters are zeros (NUL), which are rare in texts; the model learns them"
         if frequencies[layout.symbols == ord("\r")].any():
-            yield f"the text has {self._tally.line_ends}, which the model learns; it predicts other line ends badly"
+            yield (
+                f"the text has {self._tally.line_ends}, which the model learns and writes; it predicts other line ends "
+                "badly. For line feeds alone, first save the text with them (LF, as of Unix) in an editor"
+            )
 
     def _note_on_duplicates(self) -> str:
         count = f"{self._duplicates:,} of {self._validated:,} validation documents"

@@ -115,7 +115,8 @@ class Symbols:
         if len(self.characters) != count:
             raise InputError(
                 f"{self.source} has {len(self.characters):,} symbols, and the model predicts {count:,}; give the "
-                "vocabulary or the text that it was trained with"
+                "vocabulary or the text that it was trained with. A model that Scriven exported also predicts "
+                "<unk>: move the run itself, with scriven pack and scriven unpack"
             )
         numbers = {ord(each): number for number, each in enumerate(self.characters)}
         return [numbers.get(symbol, NONE) for symbol in self.vocabulary.symbols]

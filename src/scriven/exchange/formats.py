@@ -34,6 +34,7 @@ READ = "import sys, scriven.exchange.formats as f; sys.stdout.buffer.write(f.rea
 READ_SECONDS, READ_BYTES_PER_SECOND = 30, 10_000_000  # of the processor
 READ_WAIT = 20  # times as long by the clock, at most, for a machine that is busy
 OUT_OF_TIME = getattr(signal, "SIGXCPU", None)  # ends a process after its time; Windows has no such signal
+MOVING = "A run of Scriven itself is moved with scriven pack and scriven unpack"
 READ_BYTES = 1 << 30  # of memory, besides MOST_UNPACKED times the file's: torch alone takes 0.2 GB
 
 
@@ -135,12 +136,14 @@ def read_foreign(path: Path, activation: str = "tanh") -> ForeignModel:
     if not path.exists():
         raise InputError(f"{path}: there is no such file{did_you_mean(close_paths(str(path)))}")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give a model's file, or copy a run of Scriven as it is")
+        raise InputError(f"{path} is a folder; give a model's file. {MOVING}")
     refuse_stream(path, "save the model as a plain file")
     ending = path.suffix.lower()
     if ending not in KERAS + TORCH + TORCH_RNN:
         known = join_names([*KERAS, *TORCH, *TORCH_RNN])
-        raise UsageError(f"{path}: the kind of a model's file is told by its ending, one of {known}; rename it")
+        raise UsageError(
+            f"{path}: the kind of a model's file is told by its ending, one of {known}; rename it. {MOVING}"
+        )
     if activation != "tanh" and ending not in TORCH:
         raise _without_choice(activation, "this kind of file tells its own")
     model = _read_apart(path, activation)

@@ -319,5 +319,6 @@ class Throughput:
             return self._expected
         first, last = self._first, self._recent[-1]
         share = last.progress - first.progress
-        rest = (1 - last.progress) * (last.seconds - first.seconds) / share if share else self._expected
+        whole = (last.seconds - first.seconds) / share if share else self._expected
+        rest = (1 - last.progress) * whole
         return max(rest, 0.0)  # in this order nan stays nan

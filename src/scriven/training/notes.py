@@ -22,6 +22,7 @@ from scriven.runs import Run, open_run
 from scriven.runs.folder import SETTINGS_FILE, retraining_command
 from scriven.runs.start_model import StartModel
 from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS, Settings, bits_unit, symbol_word
+from scriven.training.auto_settings import PASSES_ENOUGH
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
@@ -104,7 +105,8 @@ def describe_outcome(
             f"rolled back {state.rollbacks} times; a smaller --training.learning-rate would help."
         )
     if interrupted:
-        notes.append(f"Training was stopped at {state.progress:.0%} of its budget; --resume continues from there.")
+        done = f"{100 * state.progress:.0f} %"
+        notes.append(f"Training was stopped at {done} of its budget; --resume continues from there.")
     return notes
 
 
@@ -129,6 +131,8 @@ def advise(run: Run, settings: Settings, state: TrainingState, factor: float) ->
         flag = ["--model.dropout", f"{min(MOST_DROPOUT, settings.model.dropout + MORE_DROPOUT):g}"]
         way = "add more text of this kind, or train again with more dropout"
         return f"For a better model, {way}: {shlex.join([*again, *flag])}"
+    if state.epochs > PASSES_ENOUGH:
+        return f"For a better model, add more text of this kind: this one was read {state.epochs:,.0f} times."
     longer = math.ceil(2 * state.seconds / 60)  # in all
     resume = ["scriven", "train", "--resume", "-o", str(run.path), "--minutes", f"{longer}"]
     return f"For a better model, train for longer: {shlex.join(resume)}"
@@ -196,10 +200,11 @@ def _find_problem(
     return None
 
 
-def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> list[str]:
+def written_notes(share: float, readable: float, job: WorkerJob, run: Run, *, seconds: float) -> list[str]:
     """Returns a sentence on the share of known words in what the kept model writes, if both are known.
 
-    If the share is not `readable`, and the budget was shorter than usually needed, the command that goes on follows.
+    If the share is not `readable`, and the training took fewer `seconds` than usually needed, the command that goes on
+    follows. A busy computer may take longer than the budget.
     """
     if math.isnan(readable):
         return []
@@ -209,7 +214,7 @@ def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> li
         if math.isnan(share)
         else [f"{100 * share:.0f} % of the words that the model writes also stand in your text."]
     )
-    if not share >= readable and minutes and needed > minutes * 60:
+    if not share >= readable and minutes and needed > max(minutes * 60, seconds):
         more = math.ceil(needed / 6) / 10
         resume = f"scriven train --resume -o {shlex.quote(str(run.path))} --minutes {more:g}"
         usual = f"Texts of this size usually become readable after {_about(needed)} on this computer"
@@ -320,12 +325,14 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
     if not job.timed or job.replay:
         return notes
     if used > SLOW_START * left:
-        share = f"{used:.1f} of the {left:.1f} seconds" if used < left else f"{used:.1f} seconds, all the time there is"
+        share = f"{used:.1f} of the {left:.1f} seconds"
+        if used >= left:
+            share = f"{used:.1f} seconds, and {left:.1f} were left for all, so there are only a few steps"
         notes.append(f"Reading the text and the first weights took {share}; a larger --minutes trains for longer.")
     if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
         notes.append(
-            f"{asked} evaluations with samples would take too much of the time, so there are {count}; for more, give "
-            "a larger --minutes, or a smaller --monitor.sample-length or --training.evaluation-characters."
+            f"There is time for {count} of {asked} evaluations with samples; for more, give a larger --minutes, or a "
+            "smaller --monitor.sample-length or --training.evaluation-characters."
         )
     return notes
 

@@ -150,7 +150,7 @@ def _check_shape(mine: ModelSettings, theirs: ModelSettings, source: str, other_
     way = f", or start with only its embedding: --model.embedding {other_embedding} instead of --from" if alone else ""
     raise UsageError(
         f"{source} has {values}, and its weights fit no other model; drop "
-        f"{' and '.join('model.' + name for name in shaping)}{way}"
+        f"{' and '.join('model.' + name for name in shaping)}{way}, or give --from none"
     )
 
 
