@@ -215,7 +215,8 @@ def test_the_end_tells_a_mixture_from_its_parts() -> None:
     finished = dataclasses.replace(make_finished(100), network_alone=True)
     hurried: list[Event] = [make_started(), make_evaluated(80, 1.4), counts, finished]
     assert "(network alone), at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
-    assert "not seen (network alone): 2.0198 bits/char" in show_events(hurried)
+    assert "not seen (network alone): 2.0198 bits/char" in (shown := show_events(hurried))
+    assert "no time to measure that: scriven evaluate" in " ".join(shown.split())
 
 
 def test_evaluations_beside_counts_are_called_those_of_the_network_alone() -> None:

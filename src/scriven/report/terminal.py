@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shlex
 import sys
 from collections import deque
 from datetime import timedelta
@@ -246,6 +247,11 @@ class TerminalReport:
             for command in next_commands(self._started.run, event):
                 self._say(f"  {command}", style="cyan")
 
+    def _unmeasured(self) -> str:
+        """Says that the mixture of network and counts, which the model is, was not measured, and how to do so."""
+        run = shlex.quote(self._started.run) if self._started else "RUN"
+        return f"Both mixed are better than each; there was no time to measure that: scriven evaluate {run}"
+
     def _baseline(self) -> str:
         """Returns the loss of the counts alone, by the first protocol, after a semicolon; "" if there are none."""
         losses = (each.loss for each in self._compared if each.model == "counts" and each.loss.characters)
@@ -259,7 +265,8 @@ class TerminalReport:
         alone = f" ({NETWORK_ALONE})" * event.network_alone
         if not self._verbose:
             loss = means(event.best, whole=True, unit=self._unit)
-            return [f"On text that it has not seen{alone}: {loss}{self._baseline()}."]
+            line = f"On text that it has not seen{alone}: {loss}{self._baseline()}."
+            return [line, *([self._unmeasured()] if event.network_alone else [])]
         events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
         finals: dict[str, list[Evaluated | Compared]] = {}
         for each in events:
