@@ -62,7 +62,7 @@ def test_an_acrostic_goes_on_where_it_was_stopped(page: Page) -> None:
     asked: list[Any] = []
 
     def keep(request: Request) -> None:
-        if "completions" in request.url:
+        if "acrostic" in (request.post_data or ""):  # the page also asks for an example when it opens
             asked.append(request.post_data_json)
 
     page.on("request", keep)
