@@ -262,7 +262,7 @@ def test_what_does_not_exist_is_refused_before_the_text_is_read(tiny: starts.Sta
 def test_a_start_of_another_shape_or_unit_is_refused_by_its_name(
     tiny: starts.Start, book: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"the start tiny has model\.width 24, not 8, .* drop model\.width$"):
+    with pytest.raises(UsageError, match=r"has model\.width 24, not 8, .* drop model\.width, or give --from none$"):
         begin(book, tmp_path / "run", "tiny", {"model": {"width": 8}})
     with pytest.raises(InputError, match=r"the start tiny reads characters .* add --corpus\.unit character"):
         begin(book, tmp_path / "run", "tiny", {"corpus": {"unit": "byte"}})
