@@ -157,6 +157,14 @@ def test_a_damaged_run_is_listed_as_such(tmp_path: Path, command: Command) -> No
     assert re.search(r"^good ", done.out, re.MULTILINE)
 
 
+def test_the_name_of_a_damaged_run_is_no_mark(tmp_path: Path, command: Command) -> None:
+    for name in ("bad+", "bad*"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.toml").write_text("[run]")
+    done = command("runs", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+
+
 def test_without_runs_there_is_a_note(tmp_path: Path, command: Command) -> None:
     done = command("runs", str(tmp_path))
     assert (done.code, done.out) == (0, "")
@@ -221,7 +229,9 @@ def test_a_loss_of_the_network_alone_is_named_so(tmp_path: Path, command: Comman
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mixture": weights}))
     log = run / "metrics.jsonl"
     log.write_text(log.read_text().replace('"counts":false', '"counts":true'))
-    assert re.search(r" 2\.020\* +1\.5$", command("runs", str(tmp_path)).out, re.MULTILINE)
+    listed = command("runs", str(tmp_path))
+    assert re.search(r" 2\.020\* +1\.5$", listed.out, re.MULTILINE)
+    assert "* is the loss of the network alone" in listed.err and "+ means" not in listed.err
     (row,) = [json.loads(line) for line in command("runs", str(tmp_path), "--json").out.splitlines()]
     told = json.loads(command("info", str(run), "--json").out)
     names = ("bits_per_char", "nats_per_char", "network_alone")

@@ -57,11 +57,11 @@ def runs(
         units |= {row["unit"]} if "unit" in row else set()
     if not as_json:
         _put_table([choose_heads(units), *table])
-        _explain_marks("".join(cell[-1:] for row in table for cell in row[-2:]))
+        _explain_marks({cell[-1:] for cells in table if len(cells) == len(HEADS) for cell in cells[-2:]})
 
 
-def _explain_marks(marks: str) -> None:
-    """Prints a note on the marks behind losses and minutes, if there are any."""
+def _explain_marks(marks: Set[str]) -> None:
+    """Prints a note on each mark that stands behind losses or minutes."""
     if "*" in marks:
         note("* is the loss of the network alone; scriven evaluate RUN measures it mixed with the counts")
     if "+" in marks:

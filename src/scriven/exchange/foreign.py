@@ -29,6 +29,7 @@ SYMBOL_NAMES = ("symbols", "chars", "vocab", "itos", "stoi", "idx_to_token", "to
 BRACKETED = re.compile(r"\[(12[89]|1[3-9]\d|2[0-4]\d|25[0-5])\]")  # a byte above 127, as torch-rnn writes it
 MOST_UNPACKED = 10  # bytes in memory for each one of a file; weights can hardly be compressed
 NONE = -1  # the place of `<unk>`, which is the last
+MOVING = "A run of Scriven itself is moved with scriven pack and scriven unpack"
 UNKNOWN_NATS = 30.0  # how much less likely `<unk>` is than the likeliest symbol of all: too little to change another
 
 
@@ -115,8 +116,8 @@ class Symbols:
         if len(self.characters) != count:
             raise InputError(
                 f"{self.source} has {len(self.characters):,} symbols, and the model predicts {count:,}; give the "
-                "vocabulary or the text that it was trained with. A model that Scriven exported also predicts "
-                "<unk>: move the run itself, with scriven pack and scriven unpack"
+                "vocabulary or the text that it was trained with. A model that Scriven exported also predicts <unk>. "
+                f"{MOVING}"
             )
         numbers = {ord(each): number for number, each in enumerate(self.characters)}
         return [numbers.get(symbol, NONE) for symbol in self.vocabulary.symbols]

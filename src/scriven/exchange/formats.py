@@ -17,7 +17,7 @@ from scriven.arguments import ExportFormat, ExportNumbers, ImportedUnit, RnnActi
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean, format_bytes, join_names, shortage
 from scriven.exchange.exported import ExportedModel, read_exported
 from scriven.exchange.folders import write_safetensors, write_torch, write_transformers
-from scriven.exchange.foreign import MOST_UNPACKED, ForeignModel, find_symbols, write_imported
+from scriven.exchange.foreign import MOST_UNPACKED, MOVING, ForeignModel, find_symbols, write_imported
 from scriven.exchange.html_page import write_html
 from scriven.exchange.keras_file import read_keras
 from scriven.exchange.onnx_graph import write_onnx
@@ -34,7 +34,6 @@ READ = "import sys, scriven.exchange.formats as f; sys.stdout.buffer.write(f.rea
 READ_SECONDS, READ_BYTES_PER_SECOND = 30, 10_000_000  # of the processor
 READ_WAIT = 20  # times as long by the clock, at most, for a machine that is busy
 OUT_OF_TIME = getattr(signal, "SIGXCPU", None)  # ends a process after its time; Windows has no such signal
-MOVING = "A run of Scriven itself is moved with scriven pack and scriven unpack"
 READ_BYTES = 1 << 30  # of memory, besides MOST_UNPACKED times the file's: torch alone takes 0.2 GB
 
 

@@ -394,13 +394,8 @@ class Trainer:
             self.settings, state, factor=factor, overflowed=ending.overflowed, interrupted=interrupted
         )
         if self.saver and self.evaluator.table and not interrupted:
-            notes += written_notes(
-                ending.written_share,
-                self.evaluator.readable_share,
-                self.job,
-                self.saver.run,
-                seconds=self.state.seconds,
-            )
+            shares = ending.written_share, self.evaluator.readable_share
+            notes += written_notes(*shares, self.job, self.saver.run, seconds=state.seconds)
         advised = self.saver and not interrupted and not any("scriven train" in note for note in notes)
         return Finished(
             step=state.step,

@@ -159,8 +159,8 @@ def measure_speed(device: torch.device, precision: str, cell: str, threads: int 
     with torch.random.fork_rng(devices=[]):
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     backend = choose_backend(model.settings, device, precision, learns=True)
-    rows = min(MOST_ROWS, ROWS_PER_THREAD * threads)
-    rows = FEWEST_ROWS if _in_tiles(device, precision) else max(FEWEST_ROWS, rows)
+    most = FEWEST_ROWS if _in_tiles(device, precision) else MOST_ROWS
+    rows = min(most, max(FEWEST_ROWS, ROWS_PER_THREAD * threads))
     ids = torch.zeros(REFERENCE_LENGTH, rows, dtype=torch.int64, device=device)
     seconds = []
     with tune_cpu(threads):

@@ -4,8 +4,8 @@
 // one product, or in a table with a row a symbol. A team of threads shares the rows where each thread gets enough of
 // them; with tiles, where each gets the same number of groups of 32. The threads then go through all steps without
 // waiting. Otherwise they share the groups of cells, so that each keeps its part of the packed weights in its own cache;
-// they meet after every step then, since a product needs the whole state. 64 rows are worked on at a time, so that what they need stays in the cache as well.
-// The cells of one group are computed during or after the products of the next one.
+// they meet after every step then, since a product needs the whole state. 64 rows are worked on at a time, so that what
+// they need stays in the cache as well. The cells of one group are computed during or after the products of the next one.
 #include <optional>
 
 #include "blocks.h"
